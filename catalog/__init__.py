@@ -1,0 +1,1 @@
+"""The image gateway: events, the image list, the REST API, and the workers that pull and import."""

@@ -1,0 +1,75 @@
+"""What every administrator's subcommand needs: the opened catalog, and tables for people or JSON for programs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from catalog.application import Catalog, open_factory, open_side_table
+from catalog.config import Configuration, load
+from catalog.history import History
+from catalog.image_list import ImageList
+from catalog.leases import SideTable
+
+
+class AdminError(Exception):
+    """A subcommand cannot do what it was told; one line that says why."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """The opened parts of one gateway's state."""
+
+    configuration: Configuration
+    catalog: Catalog
+    images: ImageList
+    history: History
+    side_table: SideTable
+
+
+@contextmanager
+def session(arguments: argparse.Namespace) -> Iterator[Session]:
+    """Opens what --config names. Raises ConfigError, StoreUnavailable."""
+    configuration = load(arguments.config)
+    catalog = Catalog(open_factory(configuration.store), time.time)
+    try:
+        images = ImageList(configuration.state_directory / "images.sqlite", catalog.recorder, catalog.mapper)
+        side_table = open_side_table(catalog.factory, configuration.store)
+        yield Session(configuration, catalog, images, History(images), side_table)
+        images.close()
+        side_table.close()
+    finally:
+        catalog.close()
+
+
+def output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
+    """A table on standard output; not cut to the terminal's width when it is piped."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=not sys.stdout.isatty())
+    count = 0
+    for row in rows:
+        # Image names come from users: nothing in them may act as markup.
+        table.add_row(*(text.replace("[", "\\[") for text in row))
+        count += 1
+    if not count:
+        print(empty, file=sys.stderr)
+        return
+    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(table)
+
+
+def show_json(value: object) -> None:
+    json.dump(value, sys.stdout, indent=2)
+    print()

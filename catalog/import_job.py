@@ -1,0 +1,181 @@
+"""Carries an import out: a file that a user prepared becomes an image.
+
+What may be imported is what the asking user could read himself, judged by owners and modes along the path, without
+following links; the gateway may run as root, and must not lend its rights. A squashfs is copied into the store in
+one pass, and refused when it is damaged or carries extended attributes (they could hold file capabilities, and there
+is no way to take them out but to write the image anew). OCI layouts and docker-archives go through the same
+conversion as a pull. Kernels mount what comes in: who may import is the administrator's choice (ImportUsers).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from cas.store import Store
+from catalog.callers import groups_of
+from catalog.config import Configuration, Platform
+from catalog.conversion_options import ConversionOptions
+from catalog.failure import PullFailed
+from catalog.layout import pull_layout
+from catalog.publication import Publication
+from catalog.record import Attempt, Image, Record
+from catalog.states import Stage
+from catalog.workers import Watch
+
+FORMATS = ("squashfs", "oci-layout", "docker-archive")
+_ALIASES = {"oci": "oci-layout", "oci-archive": "oci-layout", "docker": "docker-archive"}
+
+# Superblock of squashfs 4.0: https://dr-emann.github.io/squashfs/
+_SUPERBLOCK = struct.Struct("<IIIIIHHHHHHQQQQQQQQ")
+_MAGIC = 0x73717368
+_NO_TABLE = 2**64 - 1
+_PIECE = 1 << 20
+
+
+class ImportJob:
+    """A workers' Job for imports. `layers` gives the store of layers that pulls use."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        publication: Publication,
+        layers: Callable[[], Store],
+        options: Callable[[Configuration, Platform], ConversionOptions],
+    ) -> None:
+        self._configuration = configuration
+        self._publication = publication
+        self._layers = layers
+        self._options = options
+
+    def carry_out(self, record: Record, watch: Watch) -> Image:
+        attempt = record.attempt
+        assert attempt is not None
+        platform = self._configuration.platforms.get(record.reference.system)
+        if platform is None:
+            raise PullFailed(f"system {record.reference.system} is not configured here any more")
+        form = _ALIASES.get(attempt.format or "", attempt.format)
+        if form not in FORMATS:
+            raise PullFailed(f"format {attempt.format!r} cannot be imported; use {', '.join(FORMATS)}")
+        path = Path(attempt.path or "")
+        with _opened_for(path, attempt) as descriptor:
+            if form == "squashfs":
+                return self._squashfs(path, descriptor, platform, watch)
+            return self._converted(path, descriptor, platform, watch)
+
+    def _squashfs(self, path: Path, descriptor: int, platform: Platform, watch: Watch) -> Image:
+        store = self._publication.place(platform).store
+        with os.fdopen(os.dup(descriptor), "rb") as source:
+            size = check_squashfs(source, path)
+            source.seek(0)
+            with store.writer() as writer:
+                done = 0
+                while piece := source.read(_PIECE):
+                    writer.write(piece)
+                    done += len(piece)
+                    watch.check()
+                    watch.progress(done=done, total=size, layers_done=0, layers=1)
+                stored = writer.commit()
+        watch.stage(Stage.TRANSFER)
+        _check_readable(store.path(stored.name), path)
+        return Image(
+            id=stored.name,
+            object=stored.name,
+            size=stored.size,
+            format="squashfs",
+            arch=platform.arch,
+            anonymous=False,
+        )
+
+    def _converted(self, path: Path, descriptor: int, platform: Platform, watch: Watch) -> Image:
+        self._configuration.expand_directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._configuration.expand_directory) as scratch:
+            # By the descriptor: the path's owner could put another file in its place meanwhile.
+            name = Path(scratch) / path.name
+            name.symlink_to(f"/proc/self/fd/{descriptor}")
+            store = self._publication.place(platform).store
+            options = self._options(self._configuration, platform)
+            return Image.of(pull_layout(name, platform, self._layers(), store, watch, options))
+
+
+def check_squashfs(source: BinaryIO, path: Path) -> int:
+    """Reads the superblock; returns the file's bytes. Raises PullFailed when it is none, cut off, or has attributes."""
+    head = source.read(_SUPERBLOCK.size)
+    length = source.seek(0, os.SEEK_END)
+    if len(head) < _SUPERBLOCK.size:
+        raise PullFailed(f"{path} is no squashfs image: it has {length} bytes")
+    magic, _, _, _, _, _, _, _, _, major, minor, _, used, _, xattrs, *_ = _SUPERBLOCK.unpack(head)
+    if magic != _MAGIC or (major, minor) != (4, 0):
+        raise PullFailed(f"{path} is no squashfs image of version 4.0")
+    if used > length:
+        raise PullFailed(f"{path} is cut off: it has {length} of {used} bytes")
+    if xattrs != _NO_TABLE:
+        raise PullFailed(f"{path} holds extended attributes; make it anew with mksquashfs -no-xattrs")
+    return length
+
+
+def _check_readable(stored: Path, path: Path) -> None:
+    """Walks all directories of the image, outside the kernel."""
+    done = subprocess.run(["rdsquashfs", "-d", str(stored)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise PullFailed(f"{path} is damaged: {said[-1] if said else f'rdsquashfs ended with {done.returncode}'}")
+
+
+@contextmanager
+def _opened_for(path: Path, attempt: Attempt) -> Iterator[int]:
+    """A descriptor of the file or directory at `path`, which the user of `attempt` could open too. Raises PullFailed."""
+    if not path.is_absolute() or ".." in path.parts:
+        raise PullFailed(f"{path} is no absolute path")
+    groups = groups_of(attempt.uid, attempt.gid)
+    descriptor = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        walked = Path("/")
+        for part in path.parts[1:]:
+            _need(os.fstat(descriptor), 1, attempt.uid, groups, walked)
+            walked /= part
+            deeper = _step(descriptor, part, walked)
+            os.close(descriptor)
+            descriptor = deeper
+        found = os.fstat(descriptor)
+        _need(found, 4, attempt.uid, groups, walked)
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise PullFailed(f"{path} is neither a file nor a directory")
+        opened = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise PullFailed(f"cannot read {path}: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
+
+
+def _step(directory: int, part: str, walked: Path) -> int:
+    descriptor = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    if stat.S_ISLNK(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise PullFailed(f"{walked} is a symbolic link; give the path of the file itself")
+    return descriptor
+
+
+def _need(found: os.stat_result, right: int, uid: int, groups: frozenset[int], walked: Path) -> None:
+    """Raises PullFailed unless the mode gives `right` (4 read, 1 search) to the user, as the kernel would decide."""
+    if uid == 0:
+        return
+    if found.st_uid == uid:
+        mode = found.st_mode >> 6
+    elif found.st_gid in groups:
+        mode = found.st_mode >> 3
+    else:
+        mode = found.st_mode
+    if not mode & right:
+        raise PullFailed(f"{walked} is not yours to read; an import takes only what its user may read")

@@ -1,0 +1,188 @@
+"""Routes about images: list, lookup, pull, import, queue, ACL, removal."""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+
+import falcon
+
+from catalog import answer
+from catalog.acl import PUBLIC, Access, ids_from, requested
+from catalog.callers import Caller
+from catalog.counters import Counters
+from catalog.desk import Desk, NotFound, Refused
+from catalog.leases import Leases, Progress
+from catalog.lookup_log import LookupLog
+from catalog.record import Record
+from catalog.rest import JSON, Gate, body, send
+from catalog.states import State
+
+
+def asked(given: dict[str, object], caller: Caller) -> Access | None:
+    """The ACL that the body of a pull or import asks for. Raises AclInvalid."""
+    uids = ids_from(given.get("allowed_uids"), "allowed_uids")
+    gids = ids_from(given.get("allowed_gids"), "allowed_gids")
+    if given.get("private") is False:
+        return None
+    return requested(uids, gids, caller.uid, caller.gid)
+
+
+class List:
+    """GET /api/list/S: the images that can be run; tags of one image with one ACL are one entry."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def on_get(self, request: falcon.Request, response: falcon.Response, system: str) -> None:
+        caller = self._gate.anybody(request, system)
+        allowed: dict[str, bool] = {}
+        rows = []
+        for row in self._gate.desk.images.shown(system):
+            if row.access not in allowed:
+                access = Access.from_json(json.loads(row.access))
+                allowed[row.access] = access.allows(caller.uid, caller.groups)
+            if allowed[row.access]:
+                rows.append(row)
+        # The rows hold ready-made JSON: a site's list has ten thousand of them, and parsing each costs seconds.
+        parts = []
+        rows.sort(key=lambda row: (row.itype, row.image, row.access))
+        for _, same in groupby(rows, key=lambda row: (row.itype, row.image, row.access)):
+            group = list(same)
+            newest = max(group, key=lambda row: row.pulled_at or 0.0)
+            tags = json.dumps([row.tag for row in group])
+            parts.append(f'{{"tag": {tags}, "status": "READY", "status_message": "", {newest.fields[1:]}')
+        response.content_type = JSON
+        response.text = f'{{"list": [{", ".join(parts)}]}}'
+
+
+class Lookup:
+    """GET /api/lookup/S/T/TAG: one image; 404 also when the caller may not see it."""
+
+    def __init__(self, gate: Gate, lookups: LookupLog, counters: Counters) -> None:
+        self._gate = gate
+        self._lookups = lookups
+        self._counters = counters
+
+    def on_get(self, request: falcon.Request, response: falcon.Response, system: str, itype: str, tag: str) -> None:
+        caller = self._gate.anybody(request, system)
+        desk = self._gate.desk
+        try:
+            lease = request.get_param("lease") == "1"
+            record = desk.look_up(desk.reference(system, itype, tag), caller, lease=lease)
+        except NotFound:
+            self._counters.add("shifter_lookups_total", "not found")
+            raise
+        self._counters.add("shifter_lookups_total", "found")
+        self._lookups.add(record, caller)
+        send(response, answer.ready(record, desk.images.tags(record)))
+
+
+class Pull:
+    """POST /api/pull/S/T/TAG: begin a pull, or ask how it goes."""
+
+    def __init__(self, gate: Gate, leases: Leases, counters: Counters) -> None:
+        self._gate = gate
+        self._leases = leases
+        self._counters = counters
+
+    def on_post(self, request: falcon.Request, response: falcon.Response, system: str, itype: str, tag: str) -> None:
+        caller = self._gate.user(request, system)
+        desk = self._gate.desk
+        reference = desk.reference(system, itype, tag)
+        if itype != "docker":
+            raise Refused(f"images of the type {itype} are not pulled; only docker images are (others: doimport)")
+        record = desk.pull(reference, caller, asked(body(request), caller))
+        if record.state is State.READY:
+            self._counters.add("shifter_cache_hits_total", "pull")
+        send(response, shown(desk, self._leases, record))
+
+
+class Import:
+    """POST /api/doimport/S/T/TAG: bring in a file that the gateway can read."""
+
+    def __init__(self, gate: Gate, leases: Leases) -> None:
+        self._gate = gate
+        self._leases = leases
+
+    def on_post(self, request: falcon.Request, response: falcon.Response, system: str, itype: str, tag: str) -> None:
+        caller = self._gate.user(request, system)
+        desk = self._gate.desk
+        reference = desk.reference(system, itype, tag)
+        given = body(request)
+        path, form = given.get("filepath"), given.get("format")
+        if not isinstance(path, str) or not isinstance(form, str):
+            raise Refused('an import needs {"filepath": "/path", "format": "squashfs"}')
+        record = desk.import_file(reference, caller, asked(given, caller), path, form)
+        send(response, shown(desk, self._leases, record))
+
+
+class Queue:
+    """GET /api/queue/S: what is being brought in, and what failed."""
+
+    def __init__(self, gate: Gate, leases: Leases) -> None:
+        self._gate = gate
+        self._leases = leases
+
+    def on_get(self, request: falcon.Request, response: falcon.Response, system: str) -> None:
+        caller = self._gate.user(request, system)
+        entries = []
+        for record in self._gate.desk.images.unfinished(system):
+            if not record.visible_to(caller.uid, caller.groups) or record.attempt is None:
+                continue
+            full = answer.attempt(record, progress_of(self._leases, record))
+            entries.append(
+                {
+                    "status": full["status"],
+                    "image": record.reference.tag,
+                    "itype": record.reference.itype,
+                    "status_message": full["status_message"],
+                    "since": record.attempt.since,
+                    "progress": full.get("progress"),
+                }
+            )
+        send(response, {"list": entries})
+
+
+class Acl:
+    """GET and POST /api/acl/S/T/TAG: who may see a reference; its owner may change it without a pull."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def on_get(self, request: falcon.Request, response: falcon.Response, system: str, itype: str, tag: str) -> None:
+        caller = self._gate.user(request, system)
+        desk = self._gate.desk
+        record = desk.known(desk.reference(system, itype, tag), caller)
+        send(response, {**answer.access_fields(record.access), "owner": record.owner})
+
+    def on_post(self, request: falcon.Request, response: falcon.Response, system: str, itype: str, tag: str) -> None:
+        caller = self._gate.user(request, system)
+        desk = self._gate.desk
+        access = asked(body(request), caller) or PUBLIC
+        record = desk.change_access(desk.reference(system, itype, tag), caller, access)
+        send(response, {**answer.access_fields(record.access), "owner": record.owner})
+
+
+class Removal:
+    """DELETE /api/image/S/T/TAG: the owner (or an administrator) takes an image away."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def on_delete(self, request: falcon.Request, response: falcon.Response, system: str, itype: str, tag: str) -> None:
+        caller = self._gate.user(request, system)
+        desk = self._gate.desk
+        desk.remove(desk.reference(system, itype, tag), caller)
+        send(response, {"status": True})
+
+
+def shown(desk: Desk, leases: Leases, record: Record) -> dict[str, object]:
+    """The answer to a wish: READY as a look-up would show it, else how the attempt goes."""
+    if record.state is State.READY:
+        return answer.ready(record, desk.images.tags(record))
+    return answer.attempt(record, progress_of(leases, record))
+
+
+def progress_of(leases: Leases, record: Record) -> Progress | None:
+    return leases.table.progress(record.reference.uuid.hex) if record.state.live else None

@@ -1,0 +1,74 @@
+"""The HTTP server: waitress, with its own refusals in JSON too.
+
+Requests are read whole by one thread that never blocks before a worker thread sees them, so a slow client holds no worker;
+what is too large or too slow is refused or cut as the configuration's Limits say.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from waitress.channel import HTTPChannel
+from waitress.server import create_server
+from waitress.task import ErrorTask
+
+from catalog.config import Configuration
+
+
+class _JsonErrorTask(ErrorTask):
+    """Answers a request that waitress itself refuses (malformed, too large) as catalog.rest answers its errors."""
+
+    def execute(self) -> None:
+        request: Any = self.request  # the stubs take it for an error
+        error = request.error
+        path = getattr(request, "path", None) or "/"  # a request that cannot be parsed has none
+        status = f"{error.code} {error.reason}"
+        reason = str(error.body or error.reason).strip()
+        text = json.dumps({"status": error.code, "error": reason, "message": f"{error.reason}: {path}"})
+        body = text.encode()
+        self.status = status
+        self.content_length = len(body)
+        self.response_headers = [
+            *self.response_headers,
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+        ]
+        self.set_close_on_finish()
+        self.write(body)
+
+
+class _Channel(HTTPChannel):
+    error_task_class = _JsonErrorTask
+
+
+class Server:
+    """Serves `app` on host:port (0: a free one, see `port`). Raises OSError when it cannot listen."""
+
+    def __init__(self, app: Any, host: str, port: int, configuration: Configuration) -> None:
+        limits = configuration.limits
+        server: Any = create_server(  # one address, so a TcpWSGIServer
+            app,
+            host=host,
+            port=port,
+            threads=configuration.request_threads,
+            ident=None,
+            connection_limit=limits.connections,
+            channel_timeout=max(1, int(limits.request_seconds)),
+            cleanup_interval=max(1, int(limits.request_seconds / 3)),
+            max_request_body_size=limits.request_bytes,
+            max_request_header_size=limits.header_bytes,
+            clear_untrusted_proxy_headers=True,
+            asyncore_use_poll=True,
+        )
+        server.channel_class = _Channel
+        self._server = server
+        self.host = host
+        self.port = int(server.effective_port)
+
+    def run(self) -> None:
+        """Serves until KeyboardInterrupt or SystemExit."""
+        self._server.run()
+
+    def close(self) -> None:
+        self._server.close()
