@@ -1,0 +1,105 @@
+/* The command's environment: operations on the caller's, so that a plan does not depend on what else the caller has set. */
+#include "shifter.h"
+
+static char **list; /* NAME=VALUE, NULL-terminated */
+static size_t count;
+
+void environment_start(void)
+{
+    while (caller.environment[count])
+        count++;
+    list = grow(NULL, (count + 1) * sizeof *list);
+    memcpy(list, caller.environment, (count + 1) * sizeof *list);
+}
+
+static bool matches(const char *entry, const char *pattern)
+{
+    char name[4096];
+    size_t size = strcspn(entry, "=");
+    if (size >= sizeof name)
+        return false;
+    memcpy(name, entry, size);
+    name[size] = 0;
+    return fnmatch(pattern, name, 0) == 0;
+}
+
+static char **find(const char *name)
+{
+    size_t size = strlen(name);
+    for (char **entry = list; *entry; entry++)
+        if (strncmp(*entry, name, size) == 0 && (*entry)[size] == '=')
+            return entry;
+    return NULL;
+}
+
+static void put(const char *name, const char *first, const char *separator, const char *second)
+{
+    size_t size = strlen(name) + strlen(first) + strlen(separator) + strlen(second) + 2;
+    char **entry = find(name), *text = grow(NULL, size);
+    snprintf(text, size, "%s=%s%s%s", name, first, separator, second);
+    if (!entry) {
+        list = grow(list, (count + 2) * sizeof *list);
+        entry = &list[count++];
+        list[count] = NULL;
+    }
+    *entry = text;
+}
+
+/* envclear: patterns of the names to keep */
+void environment_clear(char **patterns)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < count; i++) {
+        bool keep = false;
+        for (int p = 0; patterns[p] && !keep; p++)
+            keep = matches(list[i], patterns[p]);
+        if (keep)
+            list[kept++] = list[i];
+    }
+    list[count = kept] = NULL;
+}
+
+/* envunset: pattern */
+void environment_unset(char **f)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < count; i++)
+        if (!matches(list[i], f[0]))
+            list[kept++] = list[i];
+    list[count = kept] = NULL;
+}
+
+/* envset, envdefault, envprepend, envappend: name, value */
+void environment_set(char **f)
+{
+    put(f[0], f[1], "", "");
+}
+
+void environment_default(char **f)
+{
+    if (!find(f[0]))
+        put(f[0], f[1], "", "");
+}
+
+static const char *value_of(const char *name)
+{
+    char **entry = find(name);
+    return entry ? *entry + strlen(name) + 1 : "";
+}
+
+void environment_prepend(char **f)
+{
+    const char *old = value_of(f[0]);
+    put(f[0], f[1], *old ? ":" : "", old);
+}
+
+void environment_append(char **f)
+{
+    const char *old = value_of(f[0]);
+    put(f[0], old, *old ? ":" : "", f[1]);
+}
+
+char **environment_done(void)
+{
+    return list;
+}
