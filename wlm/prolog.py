@@ -1,0 +1,107 @@
+"""`shifter-wlm prolog`: run as root on every node of a job that has its nodes to itself, before the job starts there.
+
+Makes the job's container environment with setupRoot, and what goes with it: the sshd, the memory cgroup. It is
+idempotent, and removes first what a crashed job left. Variables of the job are a user's text and are checked again
+here. Exit status: 0 done; 2 the user's mistake and 3 this node's fault, both with the reason on stdout and written
+down for the job's steps; 1 when even that was not possible (Slurm then requeues the job).
+"""
+
+import os
+import pwd
+
+from runtime import setuproot, udiroot
+from wlm import child, memory_cgroup, sshd
+from wlm.arguments import number
+from wlm.epilog import remove, remove_tree
+from wlm.failure import NodeFault, UserMistake
+from wlm.request import JobRequest, from_variables, to_variables
+from wlm.state import State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.udiroot import Udiroot
+
+USER_MISTAKE, NODE_FAULT = 2, 3
+
+
+def main(arguments: "dict[str, str]") -> int:
+    """Exit status; see the module."""
+    try:
+        conf = udiroot.read(arguments["config"])
+        state = State(conf, number(arguments, "job"))
+        state.begin()
+        try:
+            prepare(arguments, conf, state)
+        except (UserMistake, NodeFault) as error:
+            reason = f"job {state.job}: {error}"
+            state.write("failed", reason)
+            print(f"shifter: {reason}")
+            return USER_MISTAKE if isinstance(error, UserMistake) else NODE_FAULT
+    except (udiroot.ConfigInvalid, OSError) as error:
+        print(f"shifter: prolog: {error}")
+        return 1
+    return 0
+
+
+def prepare(arguments: "dict[str, str]", conf: "Udiroot", state: State) -> None:
+    """Raises UserMistake, NodeFault."""
+    for left in state.others():  # their epilog never ran: this node is ours alone now
+        remove(conf, State(conf, left))
+    uid, gid = number(arguments, "uid"), number(arguments, "gid")
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        raise NodeFault(f"uid {uid} is not known on this node") from None
+    request = from_variables(os.environ, conf)
+    if request.ccm and "ccm" not in arguments:
+        raise UserMistake("--ccm is not enabled here (enable_ccm=1 in plugstack.conf)")
+    setup(conf, state, request, arguments, user=user, uid=uid, gid=gid)
+    if "memory-cgroup" in arguments:
+        memory_cgroup.make(arguments["memory-cgroup"], uid, state.job, int(arguments.get("memory", "0")))
+    state.ready(to_variables(request))
+    if "sshd" in arguments and "sshd-later" not in arguments:
+        pid = sshd.start(conf, state, request, user=user, uid=uid, gid=gid, port=number(arguments, "sshd"))
+        if "memory-cgroup" in arguments:
+            memory_cgroup.enter(arguments["memory-cgroup"], uid, state.job, pid)
+    if request.ccm:
+        state.write("ccm", "1")
+
+
+def setup(
+    conf: "Udiroot", state: State, request: JobRequest, arguments: "dict[str, str]", *, user: str, uid: int, gid: int
+) -> None:
+    """Runs setupRoot. Raises UserMistake (its exit status 1) or NodeFault (any other), with its line."""
+    nodes = arguments.get("nodes", "")
+    argv = ["-u", user, "-U", str(uid), "-G", str(gid), "-N", nodes]
+    if request.volumes:
+        argv += ["-v", request.volume_text()]
+    if request.modules is not None:
+        argv += ["-m", request.module_text()]
+    injected = f"{state.directory}/{state.job}.inject"
+    try:
+        if "sshd" in arguments:
+            sshd.inject(
+                injected, os.environ.get("SPANK_SHIFTER_SSHKEY", ""),
+                user=user, uid=uid, gid=gid, port=number(arguments, "sshd"), nodes=nodes,
+                environment=image_environment(conf, request),
+            )  # fmt: skip
+            argv += ["--inject", injected]
+        status, said = child.call(setuproot.main, [*argv, request.kind, request.identifier], conf.path)
+    finally:
+        remove_tree(injected)
+    if status != 0:
+        reason = child.last_line(said, f"setupRoot ended with status {status}").removeprefix("setupRoot: ")
+        raise UserMistake(reason) if status == 1 else NodeFault(reason)
+
+
+def image_environment(conf: "Udiroot", request: JobRequest) -> "list[str]":
+    """The image's ENV, for sessions of the sshd: what the gateway left beside the image, [] when it left nothing."""
+    if request.kind != "id":
+        return []
+    import json  # only where there is an sshd
+
+    try:
+        with open(f"{conf.image_path}/{request.identifier}.json", encoding="utf-8") as file:
+            return [item for item in json.load(file).get("env", []) if isinstance(item, str)]
+    except (OSError, ValueError):
+        return []
