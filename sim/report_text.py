@@ -1,0 +1,207 @@
+"""Launches as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sim.advise import Effect, limit
+from sim.result import PHASES, Launch
+from sim.station import StationReport
+
+LOOK: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "header_style": "bold"}
+
+
+def seconds(value: float | None) -> str:
+    """A time with three digits that matter and its unit; a dash for none."""
+    if value is None:
+        return "-"
+    if value < 1e-9:
+        return "0"
+    if value < 1e-3:
+        return f"{value * 1e6:.3g} µs"
+    if value < 1:
+        return f"{value * 1e3:.3g} ms"
+    return f"{value:.3g} s" if value < 600 else f"{value / 60:.3g} min"
+
+
+def number(value: float) -> str:
+    """Big numbers with k, M, G."""
+    for limit_, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= limit_:
+            return f"{value / (1e3 if letter == 'k' else limit_):.3g}{letter}"
+    return f"{value:g}"
+
+
+def busiest(stations: Sequence[StationReport]) -> StationReport | None:
+    """The station with the highest utilisation."""
+    used = [s for s in stations if s.visits]
+    return max(used, key=lambda s: s.utilisation) if used else None
+
+
+def sweep(outcomes: Sequence[Launch]) -> Table:
+    """One line a number of nodes."""
+    table = Table(**LOOK)
+    for heading in (
+        "nodes",
+        "tasks",
+        "first task",
+        "median",
+        "last task",
+        "look-ups",
+        "opens/node",
+        "loops/node",
+        "failed",
+    ):
+        table.add_column(heading, justify="right")
+    table.add_column("busiest server")
+    for outcome in outcomes:
+        busy = busiest(outcome.stations)
+        table.add_row(
+            str(outcome.nodes),
+            str(outcome.nodes * outcome.tasks * outcome.jobs),
+            seconds(outcome.first_task),
+            seconds(outcome.phases["start"].p50),
+            seconds(outcome.last_task),
+            str(outcome.gateway_lookups),
+            str(outcome.image_opens_per_node),
+            str(outcome.loop_devices_per_node),
+            str(outcome.failed_tasks),
+            f"{busy.name} {busy.utilisation:.0%}" if busy else "-",
+        )
+    return table
+
+
+def phases(outcome: Launch) -> Table:
+    """Percentiles of each phase."""
+    table = Table(**LOOK)
+    table.add_column("phase")
+    for heading in ("median", "95%", "99%", "longest", "last ends at"):
+        table.add_column(heading, justify="right")
+    table.add_column("what it is", style="dim")
+    for name, meaning in PHASES.items():
+        row = outcome.phases[name]
+        if row.count and (row.longest > 0 or name == "start"):
+            values = [seconds(v) for v in (row.p50, row.p95, row.p99, row.longest, row.end)]
+            table.add_row(name, *values, meaning)
+    return table
+
+
+def servers(outcome: Launch) -> Table:
+    """What each server did; servers alike (data servers) as one line with the busiest one's figures."""
+    table = Table(**LOOK)
+    table.add_column("server")
+    for heading in ("operations", "bytes", "busy", "mean wait", "longest wait", "peak queue"):
+        table.add_column(heading, justify="right")
+    groups: dict[str, list[StationReport]] = {}
+    for station in outcome.stations:
+        if station.visits:
+            groups.setdefault(station.name.rstrip("0123456789 "), []).append(station)
+    for name, group in groups.items():
+        top = max(group, key=lambda s: s.utilisation)
+        table.add_row(
+            f"{name} (busiest of {len(group)})" if len(group) > 1 else name,
+            number(sum(s.operations for s in group)),
+            number(sum(s.bytes for s in group)),
+            f"{top.utilisation:.0%}",
+            seconds(top.mean_wait),
+            seconds(top.longest_wait),
+            str(top.peak_queue),
+        )
+    return table
+
+
+def failures(outcome: Launch) -> RenderableType:
+    """Why tasks failed."""
+    lines = [f"{count} tasks: {reason}" for reason, count in outcome.failures.items()]
+    if outcome.mixed_images:
+        lines.append(
+            f"{outcome.mixed_images} jobs started different images on their nodes: the tag changed in mid-launch"
+        )
+    return Text("\n".join(lines), style="red")
+
+
+def launch(outcomes: Sequence[Launch]) -> RenderableType:
+    """The whole answer of `shifter-sim launch`."""
+    last = outcomes[-1]
+    parts: list[RenderableType] = [
+        sweep(outcomes),
+        "",
+        f"[bold]{last.nodes} nodes x {last.tasks} tasks[/bold], seed {last.seed}",
+    ]
+    parts += [phases(last), "", servers(last)]
+    if last.failures or last.mixed_images:
+        parts += ["", failures(last)]
+    return Group(*parts)
+
+
+def compare(one: Launch, other: Launch, names: tuple[str, str]) -> Table:
+    """Two launches side by side."""
+    table = Table(**LOOK)
+    table.add_column("")
+    for heading in (*names, "ratio"):
+        table.add_column(heading, justify="right")
+
+    def row(label: str, a: float | None, b: float | None, shown: tuple[str, str] | None = None) -> None:
+        ratio = f"{b / a:.2f}" if a and b is not None else "-"
+        table.add_row(label, *(shown or (seconds(a), seconds(b))), ratio)
+
+    row("first task", one.first_task, other.first_task)
+    row("last task", one.last_task, other.last_task)
+    for name in PHASES:
+        a, b = one.phases[name], other.phases[name]
+        if a.longest or b.longest:
+            row(f"{name}, 95%", a.p95, b.p95)
+    for label, x, y in (
+        ("look-ups", one.gateway_lookups, other.gateway_lookups),
+        ("image opens a node", one.image_opens_per_node, other.image_opens_per_node),
+        ("loop devices a node", one.loop_devices_per_node, other.loop_devices_per_node),
+        ("metadata operations", _operations(one), _operations(other)),
+        ("bytes read", _bytes(one), _bytes(other)),
+        ("failed tasks", one.failed_tasks, other.failed_tasks),
+    ):
+        row(label, float(x), float(y), (number(x), number(y)))
+    return table
+
+
+def _operations(outcome: Launch) -> int:
+    return sum(s.operations for s in outcome.stations if s.name == "metadata server")
+
+
+def _bytes(outcome: Launch) -> int:
+    return sum(s.bytes for s in outcome.stations if s.name.startswith("data server"))
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def advice(before: Launch, effects: Sequence[Effect], most: int = 8) -> RenderableType:
+    """What limits the launch, and the best changes of each kind."""
+    limiting = limit(list(effects))
+    parts: list[RenderableType] = [
+        f"{before.nodes} nodes x {before.tasks} tasks: last task after {seconds(before.last_task)}"
+    ]
+    if limiting is None:
+        parts.append("No single figure limits it: none of them, made twice as good, saves 5%.")
+    else:
+        parts.append(f"[bold]{limiting.change.key}[/bold] limits it: twice as good saves {limiting.gain:.0%}.")
+    for kind, title in (("configure", "What the site can configure"), ("improve", "What would have to become better")):
+        table = Table(title=title, title_justify="left", **LOOK)
+        for heading in ("change", "last task", "saves", "failed tasks"):
+            table.add_column(heading, justify="left" if heading == "change" else "right")
+        for effect in [e for e in effects if e.change.kind == kind][:most]:
+            failed = f"{effect.failed_before} → {effect.failed_after}"
+            table.add_row(
+                f"{effect.change.key} = {_plain(effect.change.value)}",
+                seconds(effect.after),
+                f"{effect.gain:.0%}",
+                failed if effect.failed_before != effect.failed_after else str(effect.failed_after),
+            )
+        parts += ["", table]
+    return Group(*parts)
