@@ -1,0 +1,208 @@
+"""Imports: what a user prepared becomes an image, if he could read it and it is what he says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.catalog.gateway_fixture import ALICE, BOB, CAROL, SYSTEM, InProcess
+from tests.requires import requires
+
+pytestmark = requires("mksquashfs", "rdsquashfs", "umoci", "skopeo")
+
+
+@pytest.fixture
+def shared(public_directory: Path) -> Path:
+    """A directory that every user reaches, with a tree to make images from."""
+    tree = public_directory / "tree"
+    (tree / "bin").mkdir(parents=True)
+    (tree / "bin" / "tool").write_text("#!/bin/sh\n")
+    return public_directory
+
+
+def squashed(shared: Path, name: str = "image.squashfs", *options: str) -> Path:
+    made = shared / name
+    subprocess.run(["mksquashfs", shared / "tree", made, "-quiet", "-no-progress", *options], check=True)
+    return made
+
+
+def ask(
+    site: InProcess, path: Path | str, uid: int = ALICE, *, form: str = "squashfs", tag: str = "x:1", **keys: Any
+) -> Any:
+    body = {"filepath": str(path), "format": form, **keys}
+    return site.request("POST", f"/api/doimport/{SYSTEM}/custom/{tag}/", uid, body)
+
+
+def imported(site: InProcess, path: Path | str, uid: int = ALICE, **options: Any) -> dict[str, Any]:
+    first = ask(site, path, uid, **options)
+    assert first.status_code == 200, first.text
+    assert first.json["status"] == "INIT"
+    site.work()
+    answer: dict[str, Any] = ask(site, path, uid, **options).json
+    return answer
+
+
+def test_a_squashfs_becomes_an_image_named_by_its_content(site: InProcess, shared: Path) -> None:
+    file = squashed(shared, "image.squashfs", "-no-xattrs")
+    image = imported(site, file)
+    assert image["status"] == "READY"
+    fast = subprocess.run(["b3sum", "--no-names", file], capture_output=True, text=True, check=True).stdout.strip()
+    assert image["id"] == image["object"] == fast
+    assert (site.directory / "images" / f"{image['id']}.squashfs").read_bytes() == file.read_bytes()
+    found = site.request("GET", f"/api/lookup/{SYSTEM}/custom/x:1", BOB)
+    assert found.json["id"] == image["id"]
+
+
+def test_its_states_are_hashing_and_transfer(site: InProcess, shared: Path) -> None:
+    imported(site, squashed(shared, "i", "-no-xattrs"))
+    actions = [
+        one.detail.get("stage")
+        for one in _history(site)
+        if one.action == "stage"
+    ]  # fmt: skip
+    assert actions == ["HASHING", "TRANSFER"]
+
+
+def _history(site: InProcess) -> list[Any]:
+    from catalog.history import Filter, History
+
+    return History(site.gateway.images).happenings(Filter(), limit=100)
+
+
+def test_the_acl_given_with_an_import_is_kept(site: InProcess, shared: Path) -> None:
+    image = imported(site, squashed(shared, "i", "-no-xattrs"), allowed_uids=str(BOB))
+    assert site.request("GET", f"/api/lookup/{SYSTEM}/custom/x:1", BOB).status_code == 200
+    assert site.request("GET", f"/api/lookup/{SYSTEM}/custom/x:1", CAROL).status_code == 404
+    assert site.node_record(image["id"])["uids"] == [ALICE, BOB]
+
+
+@pytest.mark.parametrize("kind", ["oci-layout", "docker-archive"])
+def test_layouts_and_archives_of_other_tools_are_converted(site: InProcess, shared: Path, kind: str) -> None:
+    layout = shared / "layout"
+    for command in (
+        ["umoci", "init", "--layout", layout],
+        ["umoci", "new", "--image", f"{layout}:1"],
+        ["umoci", "insert", "--image", f"{layout}:1", shared / "tree" / "bin", "/bin"],
+        ["umoci", "config", "--image", f"{layout}:1", "--config.env", "A=b", "--architecture", "amd64"],
+    ):
+        subprocess.run(command, check=True, capture_output=True)
+    source = layout
+    if kind == "docker-archive":
+        source = shared / "saved.tar"
+        subprocess.run(
+            ["skopeo", "copy", "-q", f"oci:{layout}:1", f"docker-archive:{source}:x:1"], check=True, capture_output=True
+        )
+    for path in [layout, *layout.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    source.chmod(0o755)
+    image = imported(site, source, form=kind)
+    assert (image["status"], image["status_message"]) == ("READY", "")
+    assert image["ENV"] == ["A=b"]
+    file = site.directory / "images" / f"{image['id']}.squashfs"
+    listing = subprocess.run(["rdsquashfs", "-d", file], capture_output=True, text=True, check=True).stdout
+    assert "bin/tool" in listing
+
+
+def failure(site: InProcess, path: Path | str, uid: int = ALICE, **options: Any) -> str:
+    answer = imported(site, path, uid, **options)
+    assert answer["status"] == "FAILURE", answer
+    assert list((site.directory / "images").glob("*.squashfs")) == []
+    return str(answer["status_message"])
+
+
+def test_what_is_no_squashfs_is_refused(site: InProcess, shared: Path) -> None:
+    file = shared / "text"
+    file.write_text("x" * 200)
+    assert failure(site, file) == f"{file} is no squashfs image of version 4.0"
+    file.write_text("x")
+    assert failure(site, file) == f"{file} is no squashfs image: it has 1 bytes"
+
+
+def test_a_cut_off_or_damaged_squashfs_is_refused(site: InProcess, shared: Path) -> None:
+    file = squashed(shared, "i", "-no-xattrs")
+    content = file.read_bytes()
+    file.write_bytes(content[:200])
+    assert "is cut off: it has 200 of" in failure(site, file)
+    file.write_bytes(content[:96] + b"\xff" * (len(content) - 96))
+    assert f"{file} is damaged" in failure(site, file)
+
+
+def test_extended_attributes_are_refused_with_what_to_do(site: InProcess, shared: Path) -> None:
+    tool = shared / "tree" / "bin" / "tool"
+    os.setxattr(tool, "user.note", b"x")
+    file = squashed(shared, "i", "-xattrs")
+    assert failure(site, file) == f"{file} holds extended attributes; make it anew with mksquashfs -no-xattrs"
+
+
+def test_nobody_imports_what_he_could_not_read(site: InProcess, shared: Path) -> None:
+    file = squashed(shared, "i", "-no-xattrs")
+    file.chmod(0o600)
+    os.chown(file, BOB, BOB)
+    assert "is not yours to read" in failure(site, file, ALICE)
+    assert imported(site, file, BOB, tag="y:1")["status"] == "READY"
+
+
+def test_a_directory_on_the_way_that_is_closed_to_the_user_closes_the_file_too(site: InProcess, shared: Path) -> None:
+    private = shared / "private"
+    private.mkdir(mode=0o700)
+    file = private / "image"
+    shutil.copy(squashed(shared, "i", "-no-xattrs"), file)
+    file.chmod(0o644)
+    assert failure(site, file, ALICE) == f"{private} is not yours to read; an import takes only what its user may read"
+
+
+def test_the_group_of_a_file_counts(site: InProcess, shared: Path) -> None:
+    file = squashed(shared, "i", "-no-xattrs")
+    os.chown(file, BOB, ALICE)
+    file.chmod(0o640)
+    assert imported(site, file, ALICE)["status"] == "READY"
+
+
+def test_links_relative_paths_and_devices_are_refused(site: InProcess, shared: Path) -> None:
+    link = shared / "link"
+    link.symlink_to(squashed(shared, "i", "-no-xattrs"))
+    assert "is a symbolic link" in failure(site, link)
+    assert "is no absolute path" in failure(site, "tmp/x")
+    assert "is no absolute path" in failure(site, f"{shared}/../x")
+    assert "is neither a file nor a directory" in failure(site, "/dev/null")
+    assert "No such file" in failure(site, shared / "nothing")
+
+
+def test_an_unknown_format_is_refused_with_those_that_are_known(site: InProcess, shared: Path) -> None:
+    reason = failure(site, squashed(shared, "i", "-no-xattrs"), form="ext4")
+    assert reason == "format 'ext4' cannot be imported; use squashfs, oci-layout, docker-archive"
+
+
+def test_only_import_users_may_import(open_gateway: Any, shared: Path) -> None:
+    off = open_gateway(ImportUsers=None)
+    assert ask(off, "/x").status_code == 403
+    assert "import is switched off" in ask(off, "/x").json["error"]
+
+
+def test_a_list_of_import_users_is_by_name_or_uid(open_gateway: Any, shared: Path) -> None:
+    some = open_gateway(ImportUsers=["root", str(ALICE)])
+    assert ask(some, "/x", ALICE).status_code == 200
+    refused = ask(some, "/x", BOB)
+    assert refused.status_code == 403
+    assert "may not import images" in refused.json["error"]
+
+
+def test_nobody_replaces_another_user_s_import(site: InProcess, shared: Path) -> None:
+    file = squashed(shared, "i", "-no-xattrs")
+    imported(site, file, ALICE)
+    refused = ask(site, file, BOB)
+    assert refused.status_code == 403
+    assert "belongs to another user" in refused.json["error"]
+
+
+def test_an_import_cannot_pose_as_a_docker_image(site: InProcess) -> None:
+    result = site.request(
+        "POST", f"/api/doimport/{SYSTEM}/docker/x:1/", ALICE, {"filepath": "/x", "format": "squashfs"}
+    )
+    assert result.status_code == 400
+    assert "cannot have the type docker" in result.json["error"]

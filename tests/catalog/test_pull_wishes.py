@@ -1,0 +1,252 @@
+"""What a wish for an image means: joining, waiting, freshness, failure, ownership. The registry is imagined, all else real."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from tests.catalog.gateway_fixture import ALICE, BOB, CAROL, SYSTEM, Content, InProcess
+
+
+def status(site: InProcess, tag: str, uid: int = 0) -> int:
+    return site.request("GET", f"/api/lookup/{SYSTEM}/docker/{tag}", uid).status_code
+
+
+@pytest.fixture(autouse=True)
+def _images(site: InProcess) -> None:
+    site.registry.contents["bar"] = Content()
+    site.registry.contents["secret"] = Content("private", secret="pw")
+
+
+def test_many_wishes_for_one_tag_are_one_download(site: InProcess) -> None:
+    for uid in (ALICE, BOB, CAROL, ALICE, BOB):
+        assert site.pull("bar:1", uid)["status"] == "INIT"
+    site.work()
+    for uid in (ALICE, BOB, CAROL):
+        assert site.pull("bar:1", uid)["status"] == "READY"
+    assert site.registry.pulls == ["bar:1"]
+
+
+def test_the_states_are_visible_while_the_pull_runs(site: InProcess) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def look(stage: object) -> None:
+        answer = site.pull("bar:1")
+        seen.append((answer["status"], answer["status_message"]))
+
+    site.registry.hook = look
+    site.pulled("bar:1")
+    assert [state for state, _ in seen] == ["PULLING", "EXAMINATION", "CONVERSION", "TRANSFER"]
+    assert all(message for _, message in seen)
+
+
+def test_progress_in_bytes_and_layers_is_in_the_answer_to_a_poll(site: InProcess) -> None:
+    seen = []
+    site.registry.hook = lambda stage: seen.append(site.pull("bar:1")["progress"])
+    site.pulled("bar:1")
+    assert [(one["stage"], one["done"], one["total"], one["layers_done"], one["layers"]) for one in seen][1] == (
+        "EXAMINATION", 5, 10, 1, 2,
+    )  # fmt: skip
+
+
+def test_a_failure_is_told_with_its_reason_once_to_each_who_waited_and_polling_restarts_nothing(
+    site: InProcess,
+) -> None:
+    site.pull("gone:1", ALICE)
+    site.pull("gone:1", BOB)
+    site.work()
+    for uid in (ALICE, BOB):
+        answer = site.pull("gone:1", uid)
+        assert (answer["status"], answer["status_message"]) == (
+            "FAILURE",
+            "registry site has no gone:1: check the name and the tag",
+        )
+    assert site.registry.pulls == ["gone:1"]
+    assert site.pull("gone:1", ALICE)["status"] == "INIT"
+
+
+def test_somebody_who_did_not_wait_starts_anew_after_a_failure(site: InProcess) -> None:
+    site.pulled("gone:1", ALICE)
+    assert site.pull("gone:1", BOB)["status"] == "INIT"
+
+
+def test_a_failure_of_long_ago_is_no_answer(site: InProcess) -> None:
+    site.pull("gone:1", ALICE)
+    site.work()
+    site.clock.now += 3600
+    assert site.pull("gone:1", ALICE)["status"] == "INIT"
+
+
+def test_a_fresh_tag_is_answered_from_the_catalog_and_a_stale_one_is_asked_of_the_registry(site: InProcess) -> None:
+    site.pulled("bar:1", ALICE)
+    site.clock.now += 299
+    assert site.pull("bar:1", BOB)["status"] == "READY"
+    assert len(site.registry.pulls) == 1
+    site.clock.now += 2
+    assert site.pull("bar:1", BOB)["status"] == "INIT"
+    site.work()
+    assert len(site.registry.pulls) == 2
+
+
+def test_with_no_update_timeout_a_client_s_polls_still_end(open_gateway: object) -> None:
+    from tests.catalog.gateway_fixture import ImaginedRegistry
+
+    site = open_gateway(ImaginedRegistry({"bar": Content()}), PullUpdateTimeout=0)  # type: ignore[operator]
+    site.pull("bar:1", ALICE)
+    site.work()
+    assert site.pull("bar:1", ALICE)["status"] == "READY"
+    assert site.pull("bar:1", ALICE)["status"] == "INIT"
+
+
+def test_the_old_image_is_usable_until_the_new_one_is_ready(site: InProcess) -> None:
+    old = site.pulled("bar:1")["id"]
+    site.clock.now += 1000
+    site.registry.contents["bar"] = Content("newer")
+    during = []
+    site.registry.hook = lambda stage: during.append(
+        site.request("GET", f"/api/lookup/{SYSTEM}/docker/bar:1").json["id"]
+    )
+    new = site.pulled("bar:1")["id"]
+    assert set(during) == {old}
+    assert site.request("GET", f"/api/lookup/{SYSTEM}/docker/bar:1").json["id"] == new != old
+    assert not (site.directory / "images" / f"{old}.squashfs").exists()
+    assert (site.directory / "images" / f"{new}.squashfs").exists()
+
+
+def test_the_old_image_stays_usable_when_the_new_pull_fails(site: InProcess) -> None:
+    old = site.pulled("bar:1")["id"]
+    site.clock.now += 1000
+    site.registry.contents["bar"] = Content("newer", failure="the converter ended with status 1")
+    failed = site.pulled("bar:1")
+    assert (failed["status"], failed["status_message"]) == ("FAILURE", "the converter ended with status 1")
+    assert site.request("GET", f"/api/lookup/{SYSTEM}/docker/bar:1").json["id"] == old
+
+
+def test_a_digest_reference_never_goes_stale(site: InProcess) -> None:
+    tag = "bar@sha256:" + "a" * 64
+    site.pulled(tag)
+    site.clock.now += 10**6
+    assert site.pull(tag)["status"] == "READY"
+
+
+def test_a_clock_that_jumps_back_does_not_make_an_image_fresh_for_ever(site: InProcess) -> None:
+    site.pulled("bar:1")
+    site.clock.now -= 86400
+    assert site.pull("bar:1", BOB)["status"] == "INIT"
+    site.work()
+    assert site.pull("bar:1", BOB)["status"] == "READY"
+
+
+# Access
+
+
+def test_a_private_pull_is_for_those_it_names_and_the_puller(site: InProcess) -> None:
+    site.pulled("secret:1", ALICE, login={"site": "a:pw"}, body={"allowed_uids": str(BOB)})
+    assert [status(site, "secret:1", uid) for uid in (ALICE, BOB, CAROL)] == [200, 200, 404]
+    image = site.request("GET", f"/api/lookup/{SYSTEM}/docker/secret:1", ALICE).json
+    assert image["userACL"] == [ALICE, BOB]
+    record = site.node_record(image["id"])
+    assert (record["public"], record["uids"]) == (False, [ALICE, BOB])
+
+
+def test_who_joins_a_pull_made_with_somebody_else_s_password_gains_nothing_by_it(site: InProcess) -> None:
+    private = {"login": {"site": "a:pw"}, "body": {"allowed_uids": str(ALICE)}}
+    site.pull("secret:1", ALICE, **private)
+    site.pull("secret:1", BOB)
+    site.work()
+    assert site.pull("secret:1", ALICE, **private)["status"] == "READY"
+    assert status(site, "secret:1", BOB) == 404
+    assert site.pulled("secret:1", BOB)["status"] == "FAILURE"
+    assert status(site, "secret:1", ALICE) == 200
+
+
+def test_who_proves_to_the_registry_that_he_may_read_a_private_image_is_added_to_it(site: InProcess) -> None:
+    site.pulled("secret:1", ALICE, login={"site": "a:pw"}, body={"allowed_uids": str(ALICE)})
+    site.pulled("secret:1", BOB, login={"site": "b:pw"})
+    assert [status(site, "secret:1", uid) for uid in (ALICE, BOB, CAROL)] == [200, 200, 404]
+
+
+def test_a_refresh_by_its_owner_without_lists_does_not_open_a_private_image(site: InProcess) -> None:
+    site.pulled("secret:1", ALICE, login={"site": "a:pw"}, body={"allowed_uids": str(ALICE)})
+    site.clock.now += 1000
+    site.pulled("secret:1", ALICE, login={"site": "a:pw"})
+    assert status(site, "secret:1", BOB) == 404
+
+
+def test_another_tag_of_the_same_image_leaves_the_first_tag_s_acl_and_the_file_has_the_union(site: InProcess) -> None:
+    site.pulled("secret:1", ALICE, login={"site": "a:pw"}, body={"allowed_uids": str(ALICE)})
+    image = site.pulled("secret:2", BOB, login={"site": "b:pw"}, body={"allowed_uids": str(CAROL)})["id"]
+    assert [status(site, "secret:1", uid) for uid in (ALICE, BOB, CAROL)] == [200, 404, 404]
+    assert [status(site, "secret:2", uid) for uid in (ALICE, BOB, CAROL)] == [404, 200, 200]
+    assert site.node_record(image)["uids"] == [ALICE, BOB, CAROL]
+    site.request("DELETE", f"/api/image/{SYSTEM}/docker/secret:2", BOB)
+    assert site.node_record(image)["uids"] == [ALICE]
+
+
+def test_lists_given_with_an_image_that_anybody_could_pull_guard_its_tag_and_not_its_file(site: InProcess) -> None:
+    image = site.pulled("bar:1", ALICE, body={"allowed_uids": str(BOB)})["id"]
+    assert [status(site, "bar:1", uid) for uid in (ALICE, BOB, CAROL)] == [200, 200, 404]
+    assert site.node_record(image)["public"]
+
+
+def test_nobody_else_can_hide_a_public_tag(site: InProcess) -> None:
+    site.pulled("bar:1", ALICE)
+    site.clock.now += 1000
+    site.pulled("bar:1", BOB, body={"allowed_uids": str(BOB)})
+    assert status(site, "bar:1", CAROL) == 200
+
+
+def test_private_false_beats_the_lists(site: InProcess) -> None:
+    site.pulled("bar:1", ALICE, body={"allowed_uids": str(BOB), "private": False})
+    assert status(site, "bar:1", CAROL) == 200
+
+
+def test_the_owner_changes_the_acl_without_a_pull_and_nobody_else_does(site: InProcess) -> None:
+    path = f"/api/acl/{SYSTEM}/docker/secret:1"
+    image = site.pulled("secret:1", ALICE, login={"site": "a:pw"}, body={"allowed_uids": str(BOB)})["id"]
+    assert site.request("POST", path, BOB, {"allowed_uids": str(CAROL)}).status_code == 403
+    assert site.request("POST", path, CAROL, {"allowed_uids": str(CAROL)}).status_code == 404
+    assert site.request("POST", path, ALICE, {"allowed_uids": str(CAROL)}).json["userACL"] == [ALICE, CAROL]
+    assert site.node_record(image)["uids"] == [ALICE, CAROL]
+    assert site.request("POST", path, ALICE, {}).json["private"] is False
+    assert site.node_record(image)["public"]
+    assert len(site.registry.pulls) == 1
+
+
+def test_an_owner_removes_an_image_and_nobody_else_does(site: InProcess) -> None:
+    path = f"/api/image/{SYSTEM}/docker/bar:1"
+    image = site.pulled("bar:1", ALICE)["id"]
+    assert site.request("DELETE", path, BOB).status_code == 403
+    assert site.request("DELETE", path, ALICE).json == {"status": True}
+    assert status(site, "bar:1", ALICE) == 404
+    assert not (site.directory / "images" / f"{image}.json").exists()
+    assert site.request("DELETE", path, ALICE).status_code == 404
+    assert site.pulled("bar:1", BOB)["status"] == "READY"
+
+
+def test_the_owner_of_a_removed_private_image_has_no_say_in_its_successor(site: InProcess) -> None:
+    site.pulled("secret:1", ALICE, login={"site": "a:pw"}, body={"allowed_uids": str(ALICE)})
+    site.request("DELETE", f"/api/image/{SYSTEM}/docker/secret:1", ALICE)
+    site.pulled("secret:1", BOB, login={"site": "b:pw"}, body={"allowed_uids": str(BOB)})
+    assert [status(site, "secret:1", uid) for uid in (ALICE, BOB)] == [404, 200]
+
+
+def test_passwords_are_neither_in_the_log_nor_in_any_file_of_the_gateway(
+    site: InProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = "hunter2-of-alice"
+    site.registry.contents["secret"] = Content("private", secret=secret)
+    site.pulled("secret:1", ALICE, login={"site": f"alice:{secret}"})
+    site.pulled("secret:2", ALICE, login={"site": f"alice:{secret}x"})
+    assert secret not in caplog.text
+    files = [path for path in site.directory.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if secret.encode() in Path(path).read_bytes()]
+
+
+def test_a_credential_is_forgotten_when_the_pull_has_ended(site: InProcess) -> None:
+    site.pulled("secret:1", ALICE, login={"site": "a:pw"})
+    assert site.gateway.wallet._held == {}

@@ -1,0 +1,65 @@
+"""`shifter --check`: what makes a node unfit is said, with what to do; fit nodes exit 0."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.requires import requires, requires_root
+from tests.runtime import node as nodes
+from tests.runtime.node import Node
+
+pytestmark = [requires_root, requires("mksquashfs", "busybox", "gcc")]
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Node]:
+    with nodes.node() as made:
+        made.image("tiny")
+        yield made
+
+
+@pytest.fixture
+def node(made: Node) -> Iterator[Node]:
+    before = dict(made.settings)
+    yield made
+    made.settings = before
+    made.configure()
+
+
+def test_a_fit_node(node: Node) -> None:
+    done = node.start("--check")
+    assert done.returncode == 0, done
+    assert {line[:4] for line in done.stdout.splitlines()} <= {"ok  ", "note"}
+    assert f"ok   configuration: {node.directory}/udiRoot.conf" in done.stdout
+    assert "ok   file system squashfs: known" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"siteFs": "/no/where:/x"}, "FAIL siteFs /no/where:/x: /no/where is missing: mount it, or take it out"),
+        ({"etcPath": "/no/etc"}, "FAIL etcPath: /no/etc: No such file or directory: make it, owned by root"),
+        ({"imagePath": "/no/images"}, "FAIL imagePath: /no/images: not a directory here: mount it"),
+        ({"udiMount": "/tmp"}, "FAIL udiMount: /tmp: others can change it"),
+        ({"wrong": "1"}, "FAIL configuration: "),
+    ],
+)
+def test_what_makes_a_node_unfit(node: Node, settings: dict[str, str], said: str) -> None:
+    node.configure(**settings)
+    done = node.start("--check")
+    assert done.returncode == 1
+    assert said in done.stdout
+
+
+def test_a_gateway_and_a_munge_that_do_not_answer_are_noted(node: Node) -> None:
+    node.configure(imageGateway="http://127.0.0.1:1")
+    done = node.start("--check", env={"MUNGE_SOCKET": "/no/socket"})
+    assert "note gateway http://127.0.0.1:1: " in done.stdout
+    assert "note munge: " in done.stdout
+
+
+def test_root_sees_the_held_images(node: Node) -> None:
+    assert node.start("--image=id:tiny", "true").returncode == 0
+    assert "ok   held image " in node.start("--check", uid=0).stdout
+    assert "held image" not in node.start("--check").stdout
+    assert node.drop_holds() != []

@@ -1,0 +1,116 @@
+"""The launcher's parsers under sanitizers with mutated input, the launcher itself under sanitizers, and what it is built like."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime import plan
+from runtime.install import FLAGS, LAUNCHER, compile_launcher, real_interpreter
+from tests.requires import requires, requires_root
+from tests.runtime import node as nodes
+from tests.runtime.node import Node
+
+SANITIZE = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-D_GNU_SOURCE")
+ROUNDS = int(40_000 * float(os.environ.get("SHIFTER_TEST_SCALE", "1")))
+HERE = Path(__file__).parent
+
+SEED: list[plan.Step] = [
+    plan.Image("/images/a.squashfs", "squashfs", "/loop/holds", "keep"), plan.Sync(), plan.Begin("slave", "/udi", "namespace"),
+    plan.Proc("/proc"), plan.Bind("root", "host", "/sys", "/sys", "rec"), plan.Bind("user", "host", "/a", "/b", "nodev,ro"),
+    plan.Tmpfs("/etc", "755"), plan.Write("/etc/passwd", "644", "me:x:1:1::/:/bin/sh\n"), plan.Overlay("/etc"), plan.Pivot(),
+    plan.Drop(), plan.EnvClear(("A*", "PATH")), plan.EnvSet("B", "2"), plan.EnvDefault("C", "3"), plan.EnvUnset("[A-C]*"),
+    plan.EnvPrepend("PATH", "/x"), plan.EnvAppend("PATH", "/y"), plan.Say("text"), plan.Exec("append", ("/bin/true", "")),
+]  # fmt: skip
+
+
+@requires("gcc")
+def test_mutated_steps_and_options_break_nothing(tmp_path: Path) -> None:
+    seed, program = tmp_path / "seed", tmp_path / "fuzz"
+    seed.write_bytes(b"".join(map(plan.encode, SEED)))
+    sources = [str(LAUNCHER / f"{name}.c") for name in ("wire", "steps", "options", "environment")]
+    subprocess.run(
+        ["gcc", *SANITIZE, "-DDRIVER", "-o", str(program), str(HERE / "fuzz_launcher.c"), *sources], check=True
+    )
+    done = subprocess.run(
+        [str(program), str(seed), str(ROUNDS), "7"], capture_output=True, text=True, check=False, env={"PATH": "/bin"}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) > ROUNDS
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    with nodes.node() as made:
+        made.image("tiny")
+        yield made
+        made.drop_holds()
+
+
+@requires_root
+@requires("gcc", "mksquashfs", "busybox")
+def test_starts_under_sanitizers(node: Node) -> None:
+    options = node.directory / "options.c"
+    signature = "const char *__asan_default_options(void)"
+    options.write_text(signature + ";\n" + signature + ' { return "detect_leaks=0"; }\n')
+    defines = [
+        f'-DCONFIG_PATH="{node.directory}/udiRoot.conf"', f'-DLIBEXEC_PATH="{node.directory}/libexec/shifter"',
+        f'-DPYTHON_PATH="{real_interpreter()}"', '-DVERSION="26.11.0"',
+    ]  # fmt: skip
+    node.shifter.unlink()
+    sources = [str(path) for path in sorted(LAUNCHER.glob("*.c"))]
+    subprocess.run(
+        ["gcc", *SANITIZE, *defines, "-static-libasan", "-o", str(node.shifter), *sources, str(options)], check=True
+    )
+    node.shifter.chmod(0o4755)
+    for _ in range(2):
+        done = node.start(
+            "--image=id:tiny", "-V", "/usr:/new/place", "-e", "A=1", "--unset-env=X*", "cat", "/etc/os-release"
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "NAME=tiny\n", "")
+    assert node.start("--image=id:none", "true").returncode == 1
+    prepared = subprocess.run([node.directory / "bin/setupRoot", "-U", "65534", "id", "tiny"], check=False)
+    assert prepared.returncode == 0
+    assert node.start("--image=id:tiny", "cat", "/etc/os-release").stdout == "NAME=tiny\n"
+    assert node.start("--image=id:tiny", "cat", "/etc/os-release").stdout == "NAME=tiny\n"
+    subprocess.run([node.directory / "bin/unsetupRoot"], check=True)
+
+
+@requires("gcc", "readelf")
+def test_the_program_is_static_and_hardened(tmp_path: Path) -> None:
+    program = tmp_path / "shifter"
+    compile_launcher(
+        program, Path("/etc/shifter/udiRoot.conf"), Path("/opt/shifter/libexec/shifter"), real_interpreter()
+    )
+    headers = subprocess.run(["readelf", "-Wldh", str(program)], capture_output=True, text=True, check=True).stdout
+    assert "INTERP" not in headers
+    assert "GNU_RELRO" in headers
+    assert "BIND_NOW" in headers or "NOW" in headers
+    stack = next(line for line in headers.splitlines() if "GNU_STACK" in line)
+    assert "RWE" not in stack
+    for flag in ("-Wall", "-Wextra", "-Werror", "-fstack-protector-strong", "-D_FORTIFY_SOURCE=2"):
+        assert flag in FLAGS
+
+
+def test_the_verbs_of_both_sides_are_the_same_with_the_same_fields() -> None:
+    text = (LAUNCHER / "steps.c").read_text()
+    table = re.findall(r'\{"(\w+)", "(root|user)", (\d+), (\w+), ', text)
+    found = {(verb, whom): (int(least), most) for verb, whom, least, most in table}
+    wanted = {}
+    for step in plan.STEPS:
+        names = [name for name in step.FIELDS if name != "owner"]
+        spread = bool(names) and isinstance(getattr(step, names[-1], None), tuple)
+        fields = (len(names) - spread, "FIELD_LIMIT" if spread else str(len(names)))
+        for whom in ("root", "user") if "owner" in step.FIELDS else (step.whom,):
+            wanted[step.verb, whom] = fields
+    assert found == wanted
+
+
+def test_the_launcher_runs_no_shell_and_searches_no_path_with_privilege() -> None:
+    sources = {path.name: path.read_text() for path in LAUNCHER.glob("*.c")}
+    for name, text in sources.items():
+        assert not re.search(r"\b(system|popen|execlp|getenv|secure_getenv|strcpy|sprintf|gets)\s*\(", text), name
+        assert name == "steps.c" or not re.search(r"\bexecvp\s*\(", text), name

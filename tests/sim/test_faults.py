@@ -1,0 +1,138 @@
+"""Things go wrong on the imagined site, and nothing is left behind or unaccounted for."""
+
+import dataclasses
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from sim.parameters import FAULT_KINDS, STRATEGIES, Fault, Scenario
+from tests.sim.imagined import PLANS, play
+
+
+def faulty(*faults: Fault) -> Scenario:
+    return dataclasses.replace(Scenario(), faults=faults)
+
+
+CRASHES = [(p, s) for p, plan in (("true", PLANS.prepare), ("false", PLANS.start)) for s in range(len(plan))]
+
+
+@pytest.mark.parametrize(("prepared", "step"), CRASHES)
+def test_a_node_that_crashes_at_a_plan_step_loses_its_tasks_alone(prepared: str, step: int) -> None:
+    outcome = play(f"launch.prepared={prepared}", faults=faulty(Fault(kind="node-crash", node=1, step=step))).outcome
+    assert outcome.crashed_nodes == 1
+    assert outcome.failures == {"node crashed": 8}
+    assert outcome.ready_tasks == 5 * 8
+    assert (outcome.loop_devices_left, outcome.mounts_left) == (0, 0)
+
+
+def test_a_node_that_crashes_at_a_time_loses_what_was_not_up_yet() -> None:
+    outcome = play("launch.prepared=false", faults=faulty(Fault(kind="node-crash", node=2, at=0.075))).outcome
+    assert outcome.crashed_nodes == 1
+    assert outcome.ready_tasks + outcome.failed_tasks == 48
+    assert outcome.loop_devices_left == 0
+
+
+def test_a_node_without_free_loop_devices_says_so_and_erofs_needs_none() -> None:
+    fault = faulty(Fault(kind="loop-exhaustion", node=0))
+    loop = play("launch.prepared=false", faults=fault).outcome
+    assert loop.failures == {"no free loop device: all 128 are in use (max_loop)": 8}
+    assert play("launch.prepared=false", "launch.strategy=erofs", faults=fault).outcome.failures == {}
+
+
+def test_starts_that_mount_each_for_itself_run_out_of_loop_devices() -> None:
+    own = ("launch.prepared=false", "launch.shared_hold=false", "node.max_loop=6")
+    assert play(*own).outcome.failures == {"no free loop device: all 6 are in use (max_loop)": 6 * 2}
+    assert play("launch.prepared=false", "node.max_loop=6").outcome.failures == {}
+
+
+def test_a_gateway_that_is_down_for_a_while_delays_the_job_and_for_good_refuses_it() -> None:
+    while_down = play(faults=faulty(Fault(kind="gateway-down", at=0.0, duration=15.0))).outcome
+    assert while_down.gateway_timeouts == 2
+    assert while_down.ready_tasks == 48
+    assert while_down.first_task is not None and while_down.first_task > 20
+    for_good = play(faults=faulty(Fault(kind="gateway-down"))).outcome
+    assert for_good.failures == {"no gateway answered: 3 attempts of 10 s each": 48}
+
+
+def test_a_stalled_metadata_server_holds_up_the_launch_until_it_is_back() -> None:
+    outcome = play(faults=faulty(Fault(kind="metadata-stall", at=0.0, duration=30.0))).outcome
+    assert outcome.first_task is not None and outcome.first_task > 30
+    assert outcome.failures == {}
+
+
+def test_a_corrupt_object_fails_the_starts_that_mount_it() -> None:
+    outcome = play(faults=faulty(Fault(kind="corrupt-image", node=3))).outcome
+    assert outcome.failures == {"image object is corrupt: the mount finds no valid superblock": 8}
+    assert outcome.ready_tasks == 40
+
+
+def test_a_wrong_clock_fails_the_look_ups_of_that_node() -> None:
+    outcome = play(
+        "launch.by_tag=true", "launch.prepared=false", faults=faulty(Fault(kind="clock-skew", node=1, seconds=900))
+    ).outcome
+    assert outcome.failures == {"munge refuses the credential: this node's clock is wrong by 900 s": 8}
+    assert play(faults=faulty(Fault(kind="clock-skew", node=1, seconds=900))).outcome.failures == {}
+
+
+def test_one_slow_node_holds_up_the_last_task_and_not_the_first() -> None:
+    slow = play(faults=faulty(Fault(kind="slow-node", node=5, factor=20))).outcome
+    usual = play().outcome
+    assert slow.last_task is not None and usual.last_task is not None
+    assert slow.last_task > 3 * usual.last_task
+    assert slow.first_task == pytest.approx(usual.first_task, rel=0.05)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(STRATEGIES),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 12),
+    st.integers(1, 4),
+    st.integers(1, 70),
+    st.integers(1, 3),
+    st.lists(
+        st.builds(
+            Fault,
+            kind=st.sampled_from(FAULT_KINDS),
+            at=st.sampled_from([0.0, 0.02, 0.08]),
+            duration=st.sampled_from([0.0, 0.5]),
+            node=st.integers(-1, 4),
+            probability=st.sampled_from([0.3, 1.0]),
+            step=st.integers(-1, 9),
+            factor=st.sampled_from([1.0, 7.0]),
+            seconds=st.sampled_from([0.0, 400.0]),
+        ).filter(lambda f: f.kind != "metadata-stall" or f.duration > 0),
+        max_size=3,
+    ),
+    st.integers(0, 2**30),
+)
+def test_random_sites_obey_the_laws(
+    strategy: str,
+    prepared: bool,
+    hold: bool,
+    nodes: int,
+    tasks: int,
+    loops: int,
+    jobs: int,
+    faults: list[Fault],
+    seed: int,
+) -> None:
+    """`result.check` runs in every launch: no device held twice or left, mounts undone in reverse, tasks accounted for."""
+    chosen = (
+        f"launch.strategy={strategy}",
+        f"launch.prepared={str(prepared).lower()}",
+        f"launch.shared_hold={str(hold).lower()}",
+        f"launch.tasks={tasks}",
+        f"node.max_loop={loops}",
+        f"launch.jobs={jobs}",
+        "node.cores=2",
+        "image.bytes=20000000",
+        "imports.files=10",
+        "imports.bytes=100000",
+    )
+    one = play(*chosen, nodes=nodes, seed=seed, faults=faulty(*faults)).outcome
+    assert one.ready_tasks + one.failed_tasks == nodes * tasks * jobs
+    assert (one.loop_devices_left, one.mounts_left) == (0, 0)
+    assert one == play(*chosen, nodes=nodes, seed=seed, faults=faulty(*faults)).outcome

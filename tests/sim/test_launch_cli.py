@@ -1,0 +1,124 @@
+"""`shifter-sim launch | compare | advise | parameters` as a person at a terminal meets them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sim import cli, report_html
+from sim.parameters import SECTIONS
+from sim.scenario import SHIPPED
+
+QUICK = ("--set", "launch.tasks=4", "--set", "image.bytes=50000000")
+
+
+def test_launch_prints_one_line_a_size_and_the_phases(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["launch", "small", "--nodes", "4,16", *QUICK]) == 0
+    out = capsys.readouterr().out
+    lines = [line.split() for line in out.splitlines()]
+    assert [line[:2] for line in lines if line[:1] in (["4"], ["16"]) and line[1].isdigit()] == [
+        ["4", "16"],
+        ["16", "64"],
+    ]
+    for word in ("prolog", "stepd", "metadata server", "data server", "look-ups"):
+        assert word in out
+
+
+def test_launch_writes_json_that_is_the_same_for_the_same_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / name for name in ("a.json", "b.json", "c.json")]
+    for file, seed in zip(files, ("7", "7", "8"), strict=True):
+        assert cli.main(["launch", "small", "--nodes", "4", "--seed", seed, "--json", str(file), *QUICK]) == 0
+    assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
+    (outcome,) = json.loads(files[0].read_text())
+    assert (outcome["nodes"], outcome["seed"], outcome["gateway_lookups"]) == (4, 7, 1)
+    capsys.readouterr()
+    cli.main(["launch", "small", "--nodes", "4", "--seed", "7", "--json", "-", *QUICK])
+    assert json.loads(capsys.readouterr().out) == [outcome]
+
+
+def test_launch_writes_a_page_that_needs_nothing_beside_itself(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "launch.html"
+    assert cli.main(["launch", "small", "--nodes", "2,4", "--html", str(page), *QUICK]) == 0
+    text = page.read_text()
+    assert text.count("<svg") == 3
+    assert "src=" not in text and "<script" not in text and "<link" not in text
+    for word in ("erofs", "broadcast", "node-cache", "unpacked", "All parameters", "filesystem.metadata_rate"):
+        assert word in text
+
+
+def test_a_page_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from sim import launch, scenario
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    small = scenario.load("small", ["launch.tasks=2"])
+    page = report_html.page(small, [launch.simulate(small, 2)], seed=0)
+    assert "plots need matplotlib: install shifter[plots]" in page
+
+
+def test_failed_tasks_are_told_with_their_reason_and_exit_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ("--set", "node.max_loop=1", "--set", "node.loops_in_use=1")
+    assert cli.main(["launch", "small", "--nodes", "2", *QUICK, *settings]) == 2
+    assert "8 tasks: no free loop device: all 1 are in use (max_loop)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["launch", "smal"],
+            'shifter-sim: smal: no such scenario file, and none of that name is shipped (did you mean "small"?)',
+        ),
+        (["launch", "small", "--set", "node.core=1"], 'shifter-sim: --set node.core=1: node: unknown key "core"'),
+        (
+            ["launch", "small", "--nodes", "2", "--json", "/nowhere/x.json"],
+            "shifter-sim: /nowhere/x.json: No such file",
+        ),
+        (["compare", "small", "nowhere"], "shifter-sim: nowhere: no such scenario file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_1(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(line)
+    assert err.count("\n") == 1
+
+
+def test_compare_names_what_differs_and_by_how_much(capsys: pytest.CaptureFixture[str]) -> None:
+    second = ("--set-second", "launch.strategy=erofs", "--set-second", "launch.prepared=false")
+    assert cli.main(["compare", "small", "small", "--nodes", "4", *QUICK, *second]) == 0
+    out = capsys.readouterr().out
+    assert "launch.strategy: squashfs → erofs" in out
+    assert "launch.prepared: True → False" in out
+    assert any(line.split()[:3] == ["loop", "devices", "a"] for line in out.splitlines())
+
+
+def test_advise_names_the_figure_that_limits_the_launch(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    slow = ("--set", "filesystem.metadata_rate=100", "--set", "imports.files=200", "--set", "imports.source=filesystem")
+    file = tmp_path / "advice.json"
+    assert cli.main(["advise", "small", "--nodes", "8", *QUICK, *slow, "--json", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "filesystem.metadata_rate limits it" in out
+    best = json.loads(file.read_text())[0]
+    assert best["change"] == {"key": "imports.source", "value": "image", "kind": "configure"}
+    assert best["gain"] > 0.9
+
+
+def test_parameters_lists_every_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["parameters"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"{section}." in out for section in SECTIONS)
+
+
+@pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.toml")), ids=lambda f: f.stem)
+def test_every_parameter_of_a_shipped_scenario_names_its_source(file: Path) -> None:
+    for line in file.read_text().splitlines():
+        key = line.partition("=")[0].strip()
+        if "=" in line and not line.startswith("#") and key not in ("name", "description"):
+            assert "# source: " in line, f"{file.name}: {line}"

@@ -1,0 +1,144 @@
+"""A scenario is checked at the edge: an error names the place and the nearest word."""
+
+from pathlib import Path
+
+import pytest
+
+from sim import scenario
+from sim.parameters import Fault, Scenario, describe
+
+
+def refused(document: dict[str, object]) -> str:
+    with pytest.raises(scenario.ScenarioInvalid) as error:
+        scenario.parse(document, "site.toml")
+    return str(error.value)
+
+
+def test_a_scenario_sets_what_it_names_and_keeps_the_other_defaults() -> None:
+    parsed = scenario.parse({"name": "ours", "node": {"cores": 48, "step_seconds": {"bind": 0.001}}})
+    assert parsed.node.cores == 48
+    assert parsed.step_cost("bind") == 0.001
+    assert parsed.step_cost("tmpfs") == Scenario().step_cost("tmpfs")
+
+
+def test_an_unknown_section_or_key_names_the_nearest() -> None:
+    assert refused({"nodes": {}}) == 'site.toml: unknown section "nodes" (did you mean "node"?)'
+    assert refused({"node": {"core": 4}}) == 'site.toml: node: unknown key "core" (did you mean "cores"?)'
+
+
+def test_a_value_of_the_wrong_kind_is_refused() -> None:
+    assert refused({"node": {"cores": "many"}}) == "site.toml: node.cores: 'many' is not of type int"
+    assert refused({"node": {"cores": True}}) == "site.toml: node.cores: True is not of type int"
+    assert refused({"node": {"jitter": -1}}) == "site.toml: node.jitter = -1.0 is negative"
+    assert refused({"node": {"cores": 0}}) == "site.toml: node.cores must be more than 0"
+
+
+def test_a_word_that_is_not_allowed_lists_those_that_are() -> None:
+    text = refused({"launch": {"strategy": "squashfuse"}})
+    assert text.startswith(
+        'site.toml: launch.strategy = "squashfuse" (did you mean "squashfs"?): one of squashfs, erofs'
+    )
+    assert "node-crash" in refused({"fault": [{"kind": "node-crush"}]})
+
+
+def test_parameters_that_contradict_each_other_are_refused() -> None:
+    assert "stripes = 20, but there are 16 data servers" in refused({"filesystem": {"stripes": 20}})
+
+
+def test_set_changes_one_parameter_and_is_checked_like_a_file() -> None:
+    changed = scenario.override(Scenario(), ["filesystem.stripes=8", "launch.strategy=erofs", "launch.prepared=false"])
+    assert (changed.filesystem.stripes, changed.launch.strategy, changed.launch.prepared) == (8, "erofs", False)
+    for setting, text in (
+        ("stripes=8", "write it as section.key=value"),
+        ("filesystem.stripe=8", 'did you mean "stripes"?'),
+        ("file.stripes=8", 'unknown section "file"'),
+    ):
+        with pytest.raises(scenario.ScenarioInvalid, match="--set") as error:
+            scenario.override(Scenario(), [setting])
+        assert text in str(error.value)
+
+
+def test_a_file_that_is_not_there_or_not_toml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(scenario.ScenarioInvalid, match="no such scenario file"):
+        scenario.load("nowhere")
+    bad = tmp_path / "bad.toml"
+    bad.write_text("[node\n")
+    with pytest.raises(scenario.ScenarioInvalid, match=r"bad\.toml: not a TOML file"):
+        scenario.load(str(bad))
+
+
+def test_every_parameter_has_a_unit_and_a_meaning() -> None:
+    for row in describe():
+        assert row.meaning, row.key
+        assert row.unit or isinstance(row.default, bool), row.key
+
+
+#: For each parameter, a value with which a launch of the site below differs. A parameter without effect would be a lie.
+EFFECTS = {
+    "launch.run_seconds": "5",
+    "launch.retag_at": "2",
+    "node.loops_in_use": "8",
+    "node.max_loop": "2",
+    "node.loop_attempts": "1",
+    "gateway.gateways": "3",
+    "network.node_bandwidth": "1e8",
+    "node.cores": "2",
+    "gateway.attempts": "1",
+    "slurm.tree_width": "2",
+}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        row.key
+        for row in describe()
+        if row.key.split(".")[0] not in ("launch", "registry")
+        and row.key not in ("image.layers", "gateway.poll_seconds")
+    ],
+)  # these: test_workloads.py
+def test_every_parameter_of_the_site_has_an_effect(key: str) -> None:
+    from tests.sim.imagined import play
+
+    section, name = key.split(".")
+    default = getattr(getattr(Scenario(), section), name)
+    if isinstance(default, dict):
+        changed = f"{key}={{bind = 0.01}}"
+    elif isinstance(default, bool):
+        changed = f"{key}={str(not default).lower()}"
+    elif isinstance(default, str):
+        changed = f"{key}=filesystem"
+    else:
+        changed = (
+            f"{key}={EFFECTS.get(key, default * 3 + 1 if isinstance(default, int) else min(default * 3 + 0.5, 1e13))}"
+        )
+    seen = []
+    for setup in SITES:
+        faults = Scenario(faults=(Fault(kind="gateway-down", duration=0.02),)) if setup is SITES[-1] else Scenario()
+        seen.append(
+            play(*setup, nodes=12, faults=faults).outcome != play(*setup, changed, nodes=12, faults=faults).outcome
+        )
+    assert any(seen), f"{key}: {changed} changes nothing"
+
+
+#: Sites among which each parameter must show.
+SITES = [
+    ("imports.files=40", "imports.bytes=2000000", "imports.source=filesystem", "slurm.wait_for_all=true"),
+    (
+        "launch.prepared=false",
+        "launch.shared_hold=false",
+        "imports.files=40",
+        "imports.bytes=2000000",
+        "node.max_loop=8",
+    ),
+    ("launch.strategy=broadcast", "image.bytes=40000000"),
+    ("launch.strategy=node-cache", "image.bytes=40000000", "slurm.prolog_slots=1", "node.slow_probability=0.5"),
+    ("launch.strategy=unpacked", "image.bytes=40000000"),
+    (
+        "launch.workload=pull-storm",
+        "launch.jobs=3",
+        "gateway.threads=1",
+        "launch.by_tag=true",
+        "launch.machine_nodes=40",
+    ),
+]

@@ -1,0 +1,73 @@
+"""The sshd as part of a job's extern step, with Slurm's own cgroups where the machine has them; and other option names."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.requires import requires
+from tests.site.slurm_jobs import ALICE, Jobs, slurm_site
+from wlm.sshd_bundle import bundle
+
+FREEZER = Path("/sys/fs/cgroup/freezer")
+
+pytestmark = [pytest.mark.slurm, requires("sshd", "ssh-keygen", "patchelf")]
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    udi_image = tmp_path_factory.mktemp("udiImage")
+    bundle(udi_image)
+    udiroot = [f"optUdiImage={udi_image}", "siteEnvAppend=PATH=/opt/udiImage/bin"]
+    spank = "enable_sshd=1 extern_cgroup=1 long_options=1 sshd_port=2204"
+    slurm_conf = {"ProctrackType": "proctrack/cgroup"} if FREEZER.exists() else {}
+    with slurm_site(2, spank=spank, udiroot=udiroot, slurm_conf=slurm_conf) as found:
+        yield found
+    for name in (
+        "n1",
+        "n2",
+    ):  # a node that is killed leaves its (empty) cgroups, as a crashed one would until its reboot
+        for path, _, _ in os.walk(FREEZER / f"slurm_{name}", topdown=False):
+            os.rmdir(path)
+
+
+@pytest.mark.skipif(not FREEZER.exists(), reason="no cgroup v1 freezer hierarchy is mounted here")
+def test_what_is_started_over_ssh_is_in_the_cgroup_of_the_extern_step(jobs: Jobs) -> None:
+    script = """
+while ! shifter ssh n1 true 2>/dev/null; do sleep 0.05; done
+shifter ssh n1 'grep freezer /proc/self/cgroup'
+"""
+    job = jobs.sbatch(script, "-N1", "-w", "n1", "--exclusive", "--shifter-image=busybox:1")
+    assert jobs.wait(job) == "COMPLETED", jobs.output(job)
+    assert f"/slurm_n1/uid_{ALICE}/job_{job}/step_extern" in jobs.output(job)
+
+
+def test_the_sshd_is_a_process_of_the_extern_step_and_ends_with_it(jobs: Jobs) -> None:
+    script = """
+while ! shifter ssh n2 true 2>/dev/null; do sleep 0.05; done
+shifter ssh n2 'hostname; ps -o pid,ppid,args'
+"""
+    output = jobs.done(script, "-N2", "-w", "n1,n2", "--exclusive", "--shifter-image=busybox:1")
+    assert output.startswith("n2\n")
+    processes = {fields[0]: fields[1:] for fields in (line.split(None, 2) for line in output.splitlines()[2:])}
+    (sshd,) = [pid for pid, (_, command) in processes.items() if "sshd" in command and "listener" in command]
+    ancestors = []
+    while sshd in processes:
+        ancestors.append(processes[sshd][1])
+        sshd = processes[sshd][0]
+    assert any("slurmstepd" in command and ".extern]" in command for command in ancestors), output
+    jobs.idle()
+    assert jobs.cluster.on_node("n2", ["pgrep", "-u", str(ALICE)]).stdout == ""
+
+
+def test_long_option_names_and_the_port_of_the_sshd(jobs: Jobs) -> None:
+    refused = jobs.run("srun", "--image=busybox:1", "true")
+    assert refused.returncode != 0 and "unrecognized option" in refused.stderr
+    options = (
+        "--shifter-image=busybox:1",
+        f"--shifter-volume={jobs.scratch}:/a",
+        f"--shifter-volume={jobs.scratch}:/b",
+    )
+    script = "srun shifter ls -d /a /b; shifter grep Port /etc/ssh/ssh_config"
+    assert jobs.done(script, "-N1", "--exclusive", *options).split() == ["/a", "/b", "Port", "2204"]
