@@ -1,0 +1,177 @@
+"""Jobs on a cluster of 64 emulated nodes: what a container adds to a step and to an allocation, and what it costs the site.
+
+Two cores carry all 64 nodes here, so times are held against the same job without a container, in turn, in one run. Loop
+devices and requests are counted, and must be right, not small.
+"""
+
+import atexit
+import functools
+import shutil
+import socket
+import socketserver
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from bench import row
+from sim import busybox_image
+from sim.cluster import Cluster, until
+from sim.site import Site
+
+USER = 33  # www-data
+NODES = 64
+ROUNDS = 7
+PROLOG_SECONDS = 0.015  # allowed for each node and core, beside 1.5 times a prolog that does nothing
+CORES = 2
+
+
+@functools.cache
+def site() -> Site:
+    """The cluster that all rows share, with busybox:1 pulled; taken down at exit."""
+    directory = Path(tempfile.mkdtemp(prefix="shifter-bench-", dir="/tmp"))
+    directory.chmod(0o755)
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    first = Site.up(directory / "site")
+    with (directory / "site" / "etc" / "udiRoot.conf").open("a") as conf:
+        conf.write("holdLinger=0\n")
+    first.down()
+    found = Site.up(directory / "site", nodes=NODES)
+    atexit.register(found.down)
+    busybox_image.write(directory / "oci")
+    found.push(f"{directory}/oci:latest", "busybox:1")
+    pulled = found.run_as(USER, ["shifterimg", "pull", "busybox:1"])
+    assert pulled.returncode == 0, pulled.stderr
+    return found
+
+
+def cluster() -> Cluster:
+    return Cluster.at(site().directory / "slurm")
+
+
+def run(argv: Sequence[str]) -> str:
+    """The output of a user's command, which must succeed and complain of nothing but of waiting its turn."""
+    done = site().run_as(USER, list(argv), cwd=site().directory / "scratch", timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def idle() -> None:
+    cluster().wait_idle(cluster().layout.names(), 120)
+
+
+def seconds(argv: Sequence[str]) -> float:
+    idle()
+    begin = time.perf_counter()
+    run(argv)
+    return time.perf_counter() - begin
+
+
+def loops() -> int:
+    listed = subprocess.run(["losetup", "-l", "-n", "-O", "BACK-FILE"], capture_output=True, text=True, check=True)
+    return sum(str(site().directory) in line for line in listed.stdout.splitlines())
+
+
+@row("slurm.step.64", unit="s", goal=1.15, against="srun -N64 true in the same allocation", better="less")
+def step() -> tuple[float, float]:
+    """A step of one task a node that joins the prepared environment."""
+    script = f"""
+for i in $(seq {ROUNDS}); do
+    a=$(date +%s%N); srun -N{NODES} /bin/true; b=$(date +%s%N); srun -N{NODES} shifter /bin/true; c=$(date +%s%N)
+    echo $((b - a)) $((c - b))
+done
+"""
+    idle()
+    output = run(["salloc", "-Q", f"-N{NODES}", "--exclusive", "--image=busybox:1", "sh", "-c", script])
+    bare, contained = zip(*(map(int, line.split()) for line in output.splitlines()), strict=True)
+    return min(contained) / 1e9, min(contained) / min(bare)  # the least disturbed of each
+
+
+@row(
+    "slurm.prolog.64", unit="s", goal=1.0, better="less",
+    against="1.5 x the allocation without an image + 15 ms a node and core",
+)  # fmt: skip
+def prolog() -> tuple[float, float]:
+    """Allocation, prolog on all nodes, an empty step: with an image and without, in turn."""
+    bare, prepared = [], []
+    for _ in range(ROUNDS):
+        bare.append(seconds(["srun", f"-N{NODES}", "--exclusive", "/bin/true"]))
+        prepared.append(seconds(["srun", f"-N{NODES}", "--exclusive", "--image=busybox:1", "/bin/true"]))
+    took = statistics.median(prepared)
+    return took, took / (1.5 * statistics.median(bare) + PROLOG_SECONDS * NODES / CORES)
+
+
+@contextmanager
+def counted() -> Iterator[list[bytes]]:
+    """A forwarder before the gateway that keeps each request's first line."""
+    target = urlsplit(site().gateway)
+    seen: list[bytes] = []
+
+    class Forward(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((target.hostname or "", target.port or 0)) as gateway:
+                data = self.request.recv(65536)
+                seen.append(data.split(b"\r\n")[0])
+                gateway.sendall(data.replace(b"keep-alive", b"close"))
+                while part := gateway.recv(65536):
+                    self.request.sendall(part)
+
+    conf = site().directory / "etc" / "udiRoot.conf"
+    text = conf.read_text()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Forward) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        conf.write_text(text.replace(site().gateway, f"http://127.0.0.1:{server.server_address[1]}"))
+        try:
+            yield seen
+        finally:
+            conf.write_text(text)
+            server.shutdown()
+
+
+@row("slurm.requests.64", unit="requests", goal=1, better="less")
+def requests() -> tuple[float, None]:
+    """What one job of 64 nodes asks of the gateway, from submission to end."""
+    idle()
+    with counted() as seen:
+        run(["srun", f"-N{NODES}", "--exclusive", "--image=busybox:1", "shifter", "/bin/true"])
+    return len(seen), None
+
+
+@row("slurm.loops.64", unit="per node", goal=1, better="less")
+def loop_devices() -> tuple[float, None]:
+    """Loop devices, and with them image opens, of a job with four tasks a node at work."""
+    idle()
+    scratch = site().directory / "scratch"
+    script = f"srun -O -n{4 * NODES} shifter /bin/true; touch {scratch}/ready; while [ ! -e {scratch}/go ]; do sleep 0.05; done"
+    job = run(
+        ["sbatch", "--parsable", "-o/dev/null", f"-N{NODES}", "--exclusive", "--image=busybox:1", f"--wrap={script}"]
+    ).strip()
+    until((scratch / "ready").exists, f"job {job} runs", 120)
+    found = loops()
+    (scratch / "go").touch()
+    until(lambda: not run(["squeue", "-h", "-j", job]), f"job {job} ends", 120)
+    for name in ("ready", "go"):
+        (scratch / name).unlink()
+    return found / NODES, None
+
+
+@row("slurm.loops.after", unit="devices", goal=0, better="less")
+def loop_devices_after() -> tuple[float, None]:
+    """Loop devices after the epilogs, where the site lets no image linger."""
+    run(["srun", f"-N{NODES}", "--exclusive", "--image=busybox:1", "shifter", "/bin/true"])
+    idle()
+    return loops(), None
+
+
+@row("slurm.tasks.256", unit="failures", goal=0, better="less")
+def tasks() -> tuple[float, None]:
+    """256 tasks that start at once on 16 nodes, each in a container."""
+    idle()
+    inner = ["srun", "-n256", "-O", "shifter", "sh", "-c", "grep ^ID /etc/os-release"]
+    output = run(["salloc", "-Q", "-N16", "--exclusive", "--image=busybox:1", *inner])
+    return 256 - output.count("ID=busybox"), None
