@@ -103,6 +103,25 @@ def launcher(_conf: Udiroot) -> "Iterator[Finding]":
     yield Finding("launcher", setuid and not nosuid, path if setuid and not nosuid else text)
 
 
+def unprivileged(_conf: Udiroot) -> "Iterator[Finding]":
+    """What a start in a user namespace (`--userns`) needs."""
+    from runtime.rootless import DIRECTORIES, PROGRAMS, fuse_closed
+
+    missing = fuse_closed()
+    try:
+        with open("/proc/sys/user/max_user_namespaces", encoding="ascii") as file:
+            if int(file.read()) == 0:
+                missing = "the kernel allows no user namespace: sysctl user.max_user_namespaces=10000"
+    except (OSError, ValueError):
+        missing = "this kernel has no user namespaces"
+    names = PROGRAMS["squashfs"]
+    if not any(os.access(f"{directory}/{name}", os.X_OK) for directory in DIRECTORIES for name in names):
+        missing = missing or f"install {names[0]} (squashfuse) to show squashfs images"
+    yield Finding(
+        "--userns", not missing, missing or "user namespaces, squashfuse and /dev/fuse are there", needed=False
+    )
+
+
 def services(conf: Udiroot) -> "Iterator[Finding]":
     """munge and the gateway, as the caller meets them."""
     from runtime import gateway, munge
@@ -137,7 +156,7 @@ def held(conf: Udiroot) -> "Iterator[Finding]":
         yield Finding(f"held image {hold.name}", True, f"{state}, used {ago} s ago, kept for {conf.hold_linger} s")
 
 
-CHECKS: "tuple[Callable[[Udiroot], Iterator[Finding]], ...]" = (kernel, launcher, places, services, held)
+CHECKS: "tuple[Callable[[Udiroot], Iterator[Finding]], ...]" = (kernel, launcher, unprivileged, places, services, held)
 
 
 def main(config: str) -> None:

@@ -20,9 +20,11 @@ DIRECTORIES = ("/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/sbin")
 
 
 def opening(conf: "Udiroot", record: "ImageRecord") -> Step:
-    """The step that shows the image. Raises StartRefused: no program for its format."""
+    """The step that shows the image. Raises StartRefused: no program for its format, or no /dev/fuse for users."""
     if record.format == "local":
         return Local(record.path)
+    if PROGRAMS[record.format] and (closed := fuse_closed()):
+        raise StartRefused(f"image {record.id}: {closed}, or use --image=local:DIR")
     for name in PROGRAMS[record.format]:
         for directory in DIRECTORIES:
             if os.access(f"{directory}/{name}", os.X_OK):
@@ -31,6 +33,15 @@ def opening(conf: "Udiroot", record: "ImageRecord") -> Step:
     raise StartRefused(
         f"image {record.id}: {record.format} cannot be mounted without privilege: install {wanted}, or use --image=local:DIR"
     )
+
+
+def fuse_closed() -> str:
+    """Why the caller cannot use FUSE, and what to do; "" when nothing is in the way."""
+    if not os.path.exists("/dev/fuse"):
+        return "/dev/fuse is missing: have an administrator load the fuse module"
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "/dev/fuse is not yours to open: have an administrator chmod 666 /dev/fuse, as udev does"
+    return ""
 
 
 def place(conf: "Udiroot") -> str:

@@ -65,5 +65,5 @@ void rootless_fuse(char **f)
             fail_errno("cannot use the image", place);
         return;
     }
-    fail("cannot mount image %s: %s ended: is it a sound image, yours to read, and /dev/fuse there?", f[1], f[0]);
+    fail("cannot mount image %s: %s ended: is it a sound image, and yours to read?", f[1], f[0]);
 }

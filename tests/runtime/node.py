@@ -6,6 +6,7 @@ Everything is below one public directory. `Node.start` runs `shifter` as an unpr
 import json
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from runtime.holds import drop_idle
 from runtime.install import install
@@ -36,6 +38,8 @@ class Node:
 
     directory: Path
     settings: dict[str, str] = field(default_factory=dict)
+    fuse: Path | None = None
+    """A device to be /dev/fuse for what is started here, where the machine's own is not for users (see `open_fuse`)."""
 
     @property
     def shifter(self) -> Path:
@@ -102,12 +106,25 @@ class Node:
         env: Mapping[str, str] | None = None, cwd: str = "/", timeout: float = 30, stdin: str | None = None,
     ) -> subprocess.CompletedProcess[str]:  # fmt: skip
         """Run `shifter` with these words as a user; output as text."""
+        argv, gid = [str(self.shifter), *words], uid if gid is None else gid
+        identity: dict[str, Any] = {"user": uid, "group": gid, "extra_groups": list(groups)}
+        if self.fuse is not None:
+            names = f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups"
+            argv = ["setpriv", f"--reuid={uid}", f"--regid={gid}", names, *argv]
+            argv = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /dev/fuse && exec "$@"', str(self.fuse), *argv]
+            identity = {}
         return subprocess.run(
-            [str(self.shifter), *words],
-            user=uid, group=uid if gid is None else gid, extra_groups=list(groups),
+            argv, **identity,
             env={"HOME": "/", "PATH": "/usr/bin:/bin", **(env or {})}, cwd=cwd, timeout=timeout, input=stdin,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
+
+    def open_fuse(self) -> None:
+        """Give users a /dev/fuse: udev does, but not every machine runs it (a container or a small VM may not)."""
+        if os.stat("/dev/fuse").st_mode & 0o006 != 0o006:
+            self.fuse = self.directory / "fuse"
+            os.mknod(self.fuse, 0o600 | stat.S_IFCHR, os.stat("/dev/fuse").st_rdev)
+            self.fuse.chmod(0o666)
 
     def drop_holds(self) -> list[str]:
         """Take off the images that the node keeps mounted and that nobody uses; their names."""

@@ -1,5 +1,7 @@
 """`shifter --check`: what makes a node unfit is said, with what to do; fit nodes exit 0."""
 
+import os
+import stat
 from collections.abc import Iterator
 
 import pytest
@@ -8,7 +10,7 @@ from tests.requires import requires, requires_root
 from tests.runtime import node as nodes
 from tests.runtime.node import Node
 
-pytestmark = [requires_root, requires("mksquashfs", "busybox", "gcc")]
+pytestmark = [requires_root, requires("mksquashfs", "busybox", "gcc", "squashfuse_ll")]
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,17 @@ def test_a_fit_node(node: Node) -> None:
     assert {line[:4] for line in done.stdout.splitlines()} <= {"ok  ", "note"}
     assert f"ok   configuration: {node.directory}/udiRoot.conf" in done.stdout
     assert "ok   file system squashfs: known" in done.stdout
+
+
+def test_whether_starts_without_privilege_can_be_had_is_noted(node: Node) -> None:
+    node.open_fuse()
+    assert "ok   --userns: " in node.start("--check").stdout
+    node.fuse = node.directory / "closed"
+    os.mknod(node.fuse, 0o600 | stat.S_IFCHR, os.stat("/dev/fuse").st_rdev)
+    done = node.start("--check")
+    node.fuse = None
+    assert "note --userns: /dev/fuse is not yours to open" in done.stdout
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize(

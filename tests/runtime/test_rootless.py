@@ -1,6 +1,7 @@
 """Without the setuid bit, or with --userns: the same container in a user namespace, and what cannot be had there is said."""
 
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ def made() -> Iterator[Node]:
     with nodes.node() as made:
         made.image("tiny")
         made.shifter.chmod(0o755)
+        made.open_fuse()
         yield made
 
 
@@ -91,7 +93,18 @@ def test_a_format_that_cannot_be_shown_without_privilege(node: Node) -> None:
 def test_an_image_that_is_not_sound_or_not_readable(node: Node) -> None:
     node.image("broken")
     (node.directory / "images/broken.squashfs").write_bytes(b"x" * 4096)
-    assert "is it a sound image, yours to read" in only_line(node.start("--image=id:broken", "true"))
+    assert "is it a sound image, and yours to read" in only_line(node.start("--image=id:broken", "true"))
+
+
+def test_a_fuse_device_that_is_not_for_users_is_named(node: Node) -> None:
+    closed, node.fuse = node.fuse, node.directory / "closed"
+    os.mknod(node.fuse, 0o600 | stat.S_IFCHR, os.stat("/dev/fuse").st_rdev)
+    try:
+        said = only_line(node.start("--image=id:tiny", "true"))
+    finally:
+        node.fuse.unlink()
+        node.fuse = closed
+    assert "/dev/fuse is not yours to open" in said and "chmod 666 /dev/fuse" in said and "--image=local:DIR" in said
 
 
 def test_the_program_that_shows_the_image_ends_with_the_command(node: Node) -> None:

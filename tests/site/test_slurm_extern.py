@@ -1,11 +1,15 @@
 """The sshd as part of a job's extern step, with Slurm's own cgroups where the machine has them; and other option names."""
 
+import errno
+import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from sim.cluster import until
 from tests.requires import requires
 from tests.site.slurm_jobs import ALICE, Jobs, slurm_site
 from wlm.sshd_bundle import bundle
@@ -22,14 +26,37 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
     udiroot = [f"optUdiImage={udi_image}", "siteEnvAppend=PATH=/opt/udiImage/bin"]
     spank = "enable_sshd=1 extern_cgroup=1 long_options=1 sshd_port=2204"
     slurm_conf = {"ProctrackType": "proctrack/cgroup"} if FREEZER.exists() else {}
-    with slurm_site(2, spank=spank, udiroot=udiroot, slurm_conf=slurm_conf) as found:
+    with freezer(), slurm_site(2, spank=spank, udiroot=udiroot, slurm_conf=slurm_conf) as found:
         yield found
-    for name in (
-        "n1",
-        "n2",
-    ):  # a node that is killed leaves its (empty) cgroups, as a crashed one would until its reboot
-        for path, _, _ in os.walk(FREEZER / f"slurm_{name}", topdown=False):
-            os.rmdir(path)
+
+
+@contextmanager
+def freezer() -> Iterator[None]:
+    """Slurm's freezer cgroups, which bear the nodes' names and belong to the whole machine: ours alone, and removed after."""
+    if not FREEZER.exists():
+        yield
+        return
+    directory = os.open(FREEZER.parent, os.O_RDONLY)  # not FREEZER itself: Slurm locks that
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+        # A node that is killed leaves its cgroups, as a crashed one would until its reboot.
+        for name in ("slurm_n1", "slurm_n2"):
+            for path, _, _ in os.walk(FREEZER / name, topdown=False):
+                until(lambda path=path: removed(path), f"the last process has left {path}", 30.0)
+    finally:
+        os.close(directory)
+
+
+def removed(cgroup: str) -> bool:
+    """Remove a cgroup; false while a process that was killed is still on its way out."""
+    try:
+        os.rmdir(cgroup)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 @pytest.mark.skipif(not FREEZER.exists(), reason="no cgroup v1 freezer hierarchy is mounted here")
