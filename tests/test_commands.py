@@ -1,9 +1,9 @@
-"""What all eight commands share: help that one can act on, a version, and an exit status of 0 only on success."""
+"""What all commands share: help that one can act on, a version, and an exit status of 0 only on success."""
 
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,11 @@ import pytest
 from runtime.install import install
 from tests.requires import need
 
-INSTALLED_ON_NODES = ("shifter", "shifterimg", "setupRoot", "unsetupRoot")
-OF_THE_DISTRIBUTION = ("fasthash", "shifter-gateway", "shifter-admin", "shifter-sim")
-COMMANDS = INSTALLED_ON_NODES + OF_THE_DISTRIBUTION
+INSTALLED_ON_NODES = ("shifter", "shifterimg", "setupRoot", "unsetupRoot", "prepare-mpi")
+OF_THE_DISTRIBUTION = tuple(
+    script.name for script in entry_points(group="console_scripts") if script.dist.name == "shifter"
+)
+COMMANDS = INSTALLED_ON_NODES + tuple(name for name in OF_THE_DISTRIBUTION if name not in INSTALLED_ON_NODES)
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +27,16 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pat
     found = {name: prefix / "bin" / name for name in INSTALLED_ON_NODES}
     found |= {name: Path(sys.executable).parent / name for name in OF_THE_DISTRIBUTION}
     yield found
+
+
+def test_the_distribution_brings_what_needs_no_launcher() -> None:
+    assert sorted(OF_THE_DISTRIBUTION) == ["fasthash", "shifter-admin", "shifter-gateway", "shifter-sim", "shifterimg"]
+
+
+def test_what_it_brings_runs_as_it_is_installed() -> None:
+    for name in OF_THE_DISTRIBUTION:
+        done = run(Path(sys.executable).parent / name, "--help")
+        assert (done.returncode, done.stderr) == (0, ""), name
 
 
 def run(*argv: object) -> subprocess.CompletedProcess[str]:
