@@ -66,6 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, a pager) has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except PermissionError as error:
+        print(
+            f"shifter-admin: {error.filename}: {error.strerror}: run it as the gateway's account, or root",
+            file=sys.stderr,
+        )
+        return 1
+    except OSError as error:
+        print(f"shifter-admin: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -14,10 +14,12 @@ class TimeInvalid(ValueError):
 
 
 def parse_time(text: str, now: float) -> float:
-    """Unix seconds for `2026-11-23T18:00:00+01:00` (without a zone: local time), `2026-11-23`, Unix seconds, or `2h`,
-    `3d` (ago). Raises TimeInvalid.
+    """Unix seconds for `2026-11-23T18:00:00+01:00` (without a zone: local time), `2026-11-23`, Unix seconds, `2h`,
+    `3d` (ago), or `now`. Raises TimeInvalid.
     """
     word = text.strip()
+    if word == "now":
+        return now
     ago = _AGO.fullmatch(word)
     if ago:
         return now - float(ago[1]) * _SECONDS[ago[2]]
@@ -27,7 +29,7 @@ def parse_time(text: str, now: float) -> float:
         return datetime.fromisoformat(word).timestamp()
     except (ValueError, OverflowError, OSError):
         raise TimeInvalid(
-            f"{text!r} is not a time; write 2026-11-23T18:00:00+01:00, 2026-11-23, or 2h, 3d (ago)"
+            f"{text!r} is not a time; write 2026-11-23T18:00:00+01:00, 2026-11-23, 2h, 3d (ago), or now"
         ) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ import pytest
 from catalog.admin import main
 from tests.catalog.databases import ferretdb
 from tests.catalog.gateway_fixture import ALICE, BOB, CAROL, SYSTEM, Content, ImaginedRegistry, InProcess, document
+from tests.requires import requires_root
 
 
 class Admin:
@@ -32,6 +34,10 @@ class Admin:
         self.errors = captured.err
         assert found == status, captured
         return captured.out
+
+    def said(self) -> str:
+        """What was printed on standard error since the last command."""
+        return self._capsys.readouterr().err
 
     def json(self, *words: str) -> Any:
         return json.loads(self(*words, "--json"))
@@ -141,6 +147,26 @@ def test_who_ran_an_image(admin: Admin, lived: InProcess) -> None:
 def test_a_time_that_is_none_is_refused_with_the_forms(admin: Admin) -> None:
     admin("images", "--as-of", "yesterday", status=1)
     assert admin.errors.startswith("shifter-admin: 'yesterday' is not a time; write 2026-11-23T18:00:00+01:00")
+
+
+@requires_root
+def test_an_ordinary_user_is_told_who_may_look(admin: Admin, lived: InProcess, public_directory: Path) -> None:
+    admin("history")  # all that it imports is read as root
+    config = public_directory / "imagemanager.json"
+    config.write_text(json.dumps(document(lived.directory)))
+    os.seteuid(65534)
+    try:
+        status = main(["--config", str(config), "history"])
+    finally:
+        os.seteuid(0)
+    said = admin.said()
+    assert status == 1
+    assert said.startswith("shifter-admin: /") and said.count("\n") == 1
+    assert "Permission denied: run it as the gateway's account" in said
+
+
+def test_the_past_up_to_now_is_a_period(admin: Admin) -> None:
+    assert admin.json("diff", "2026-01-01", "now") == admin.json("diff", "2026-01-01", "0s")
 
 
 def test_audit_verify_finds_a_changed_event_and_names_it(admin: Admin, lived: InProcess) -> None:
