@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import blake3
 
-from cas.errors import SourceChanged, StoreError
+from cas.errors import DigestMismatch, SourceChanged, StoreError
 from cas.files import naming
 from cas.hashing import Names, hash_file
 
@@ -34,8 +34,11 @@ _LARGE = 8 << 20
 _CANNOT = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM}
 
 
-def copy_in(store: Store, source: Path) -> Object:
-    """Puts a copy of `source`. Raises SourceChanged when it was written to meanwhile, StoreFull, StoreError."""
+def copy_in(store: Store, source: Path, *, name: str | None = None) -> Object:
+    """Puts a copy of `source`; name: which object it must be.
+
+    Raises SourceChanged when it was written to meanwhile, DigestMismatch, StoreFull, StoreError.
+    """
     try:
         fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -58,6 +61,8 @@ def copy_in(store: Store, source: Path) -> Object:
                 raise SourceChanged(
                     f"{source} was written to while it was copied into the store: try again when it is complete"
                 )
+            if name is not None and names.blake3 != name:
+                raise DigestMismatch(f"{source} has the BLAKE3 {names.blake3}, expected was {name}")
             return store.settle(target, temporary, names)
         finally:
             os.close(target)

@@ -99,9 +99,12 @@ class Store:
                 writer.write(chunk)
             return writer.commit()
 
-    def put_file(self, source: Path) -> Object:
-        """Puts a copy of a file. Raises SourceChanged when the file was written to meanwhile, StoreFull, StoreError."""
-        return copy_in(self, source)
+    def put_file(self, source: Path, *, name: str | None = None) -> Object:
+        """Puts a copy of a file. name: the object that it must be, else nothing is put.
+
+        Raises SourceChanged when the file was written to meanwhile, DigestMismatch, StoreFull, StoreError.
+        """
+        return copy_in(self, source, name=name)
 
     def adopt(self, temporary: Path) -> Object:
         """Makes an object of a file that some tool wrote under a name from `temporary()`; the name is gone

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cas.errors import StoreError
+from cas.errors import DigestMismatch, StoreError
 from cas.store import Store
 from catalog.assemble import PulledImage
 from catalog.conversion_options import ConversionOptions
@@ -92,11 +92,10 @@ def take_in(
     try:
         file = source / f"image.{image.format}"
         if key == conversion_key(image.layers, options) and recall(images, key) is None and file.is_file():
-            put = images.put_file(file)
-            if put.name != image.object:
-                images.delete(put.name)
-                raise TransferFailed(f"{file} is damaged: it has the BLAKE3 {put.name}, expected was {image.object}")
-            remember(images, key, put)
+            try:
+                remember(images, key, images.put_file(file, name=image.object))
+            except DigestMismatch as error:
+                raise TransferFailed(f"{file} is damaged: {error}") from error
         pulled = pull_layout(source, platform, layers, images, _Silent(), options)
         return name, replace(pulled, anonymous=image.anonymous)
     except (PullFailed, StoreError) as error:

@@ -78,6 +78,19 @@ def test_put_file_copies_and_leaves_the_source(store: Store, tmp_path: Path, siz
     assert litter(store) == []
 
 
+@pytest.mark.parametrize("size", [5, 9 << 20])
+def test_put_file_of_other_bytes_than_the_named_object_puts_nothing(store: Store, tmp_path: Path, size: int) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(size))
+    name = store.put_file(source).name
+    assert store.put_file(source, name=name).name == name
+    source.write_bytes(os.urandom(size))
+    with pytest.raises(DigestMismatch, match="expected was " + name):
+        store.put_file(source, name=name)
+    assert list(store.names()) == [name]
+    assert os.listdir(store.root / "tmp") == []
+
+
 def test_put_file_of_a_missing_file_names_it(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="nothing-here"):
         store.put_file(tmp_path / "nothing-here")

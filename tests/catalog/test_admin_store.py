@@ -252,6 +252,24 @@ def test_a_damaged_export_is_refused(
     assert list(other.images.names()) == []
 
 
+def test_an_export_with_the_file_of_another_image_is_refused_and_that_image_stays(
+    site: Site, admin: Admin, tmp_path: Path
+) -> None:
+    image = site.pull()
+    carried = tmp_path / "carried"
+    admin("export", "a:1", str(carried))
+    record = json.loads((carried / "shifter.json").read_text())
+    record["image"]["object"] = "0" * 64
+    (carried / "shifter.json").write_text(json.dumps(record))
+    (site.images.root / "conversions" / record["key"]).unlink()  # as at a site that never converted these layers
+    status, _, err = admin("import", str(carried))
+    assert status == 1
+    assert "image.squashfs is damaged" in err
+    assert err.count("\n") == 1
+    site.images.open_verified(image.object).close()
+    assert os.listdir(site.images.root / "tmp") == []
+
+
 def test_a_private_image_does_not_become_public_by_being_carried(
     site: Site, admin: Admin, tmp_path: Path, registry: LyingRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:
