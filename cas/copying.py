@@ -1,37 +1,36 @@
 """Putting a file that already exists into the store: shared blocks where the file system can (reflink), else one
 copying pass.
 
-Whichever way, the name is computed from what is in the store, and waiting for the disk overlaps with hashing.
+Whichever way, the name is that of the bytes which went into the store, and waiting for the disk overlaps with hashing.
+The copy is not left to the kernel (copy_file_range): the bytes must come by for their hashes in any case.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
-import hashlib
 import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
-
-import blake3
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from cas.errors import DigestMismatch, SourceChanged, StoreError
 from cas.files import naming
-from cas.hashing import Names, hash_file
+from cas.hashing import Names, hash_file, hash_side_by_side
 
 if TYPE_CHECKING:
     from cas.store import Object, Store
 
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
-_AT_ONCE = 8 << 20
-_PIECE = 1 << 20
-_PUSHED = 128 << 20
-_LARGE = 8 << 20
+_PUSHED = 8 << 20
 _CANNOT = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM}
+_BEGIN_WRITING = 2  # linux/fs.h: SYNC_FILE_RANGE_WRITE
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 def copy_in(store: Store, source: Path, *, name: str | None = None) -> Object:
@@ -50,13 +49,7 @@ def copy_in(store: Store, source: Path, *, name: str | None = None) -> Object:
             target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with naming(temporary, "writing"):
-                if _clone(fd, target):
-                    names = hash_file(target)
-                elif before[2] < _LARGE:
-                    _copy(fd, target, lambda size: None)
-                    names = hash_file(target)
-                else:
-                    names = _copy_and_hash(fd, target, sync=store.sync)
+                names = hash_file(target) if _clone(fd, target) else _copy(fd, target, sync=store.sync)
             if _identity(fd) != before:
                 raise SourceChanged(
                     f"{source} was written to while it was copied into the store: try again when it is complete"
@@ -72,76 +65,53 @@ def copy_in(store: Store, source: Path, *, name: str | None = None) -> Object:
         os.close(fd)
 
 
-class Growing:
-    """How far a file has been written, for those that read it at the same time."""
+def _copy(source: int, target: int, *, sync: bool) -> Names:
+    """Copies, while other threads hash what is copied and start the disk: the pass costs what the slowest does."""
+    with _Pushing(target) if sync else contextlib.nullcontext() as pushing:
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._size = 0
-        self._ended = False
+        def write(piece: memoryview) -> None:
+            count = len(piece)
+            while piece:
+                piece = piece[os.write(target, piece) :]
+            if pushing is not None:
+                pushing.grow(count)
 
-    def grow(self, size: int) -> None:
-        """So many bytes are there now."""
-        with self._changed:
-            self._size = size
-            self._changed.notify_all()
-
-    def end(self) -> None:
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-    def beyond(self, position: int) -> int:
-        """Waits for bytes beyond a position; returns how far the file goes, no further than `position` once it has
-        ended.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._size > position or self._ended)
-            return max(self._size, position)
+        return hash_side_by_side(lambda buffer: os.readv(source, [buffer]), write)
 
 
-def _copy_and_hash(source: int, target: int, *, sync: bool) -> Names:
-    """Copies, while other threads hash what has been copied and push it to the disk: the pass costs what the slowest
-    does.
+class _Pushing:
+    """Has the kernel begin to write a growing file out, in a thread of its own, so that fsync finds little to wait for.
+
+    sync_file_range(2) with the one flag that only begins: it waits for nothing and takes no error away from fsync.
     """
-    growing = Growing()
-    hasher, sha256 = blake3.blake3(), hashlib.sha256()
-    with ThreadPoolExecutor(max_workers=3, thread_name_prefix="copy") as pool:
-        following = [pool.submit(_follow, target, one, growing) for one in (hasher, sha256)]
-        pushing = pool.submit(_push, target, growing) if sync else None
-        try:
-            _copy(source, target, growing.grow)
-        finally:
-            growing.end()
-        sizes = {one.result() for one in following}
-        if pushing is not None:
-            pushing.result()
-    assert len(sizes) == 1
-    return Names(hasher.hexdigest(), sha256.hexdigest(), sizes.pop())
 
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._sizes: SimpleQueue[int | None] = SimpleQueue()
+        self._size = self._told = 0
+        self._thread = threading.Thread(target=self._run, name="push", daemon=True)
 
-class _Hash(Protocol):
-    def update(self, data: bytes, /) -> object: ...
+    def __enter__(self) -> _Pushing:
+        self._thread.start()
+        return self
 
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._sizes.put(None)
+        self._thread.join()
 
-def _follow(fd: int, hasher: _Hash, growing: Growing) -> int:
-    position = 0
-    while (limit := growing.beyond(position)) > position:
-        while position < limit:
-            piece = os.pread(fd, min(limit - position, _PIECE), position)
-            if not piece:
-                raise SourceChanged("the copy became shorter while it was hashed")
-            hasher.update(piece)
-            position += len(piece)
-    return position
+    def grow(self, count: int) -> None:
+        """So many bytes more are there."""
+        self._size += count
+        if self._size - self._told >= _PUSHED:
+            self._told = self._size
+            self._sizes.put(self._size)
 
-
-def _push(fd: int, growing: Growing) -> None:
-    """Starts the disk early, so that little is left to wait for in the end."""
-    position = 0
-    while (limit := growing.beyond(position + _PUSHED)) > position + _PUSHED:
-        os.fdatasync(fd)
-        position = limit
+    def _run(self) -> None:
+        position = 0
+        while (size := self._sizes.get()) is not None:
+            if _sync_file_range is not None:
+                _sync_file_range(self._fd, position, size - position, _BEGIN_WRITING)
+            position = size
 
 
 def _clone(source: int, target: int) -> bool:
@@ -153,30 +123,6 @@ def _clone(source: int, target: int) -> bool:
             return False
         raise
     return True
-
-
-def _copy(source: int, target: int, copied: Callable[[int], object]) -> None:
-    """Copies in the kernel; where that is not possible, piece by piece. copied(size) is told how far it is."""
-    in_kernel, done = True, 0
-    while True:
-        if in_kernel:
-            try:
-                count = os.copy_file_range(source, target, _AT_ONCE)
-            except OSError as error:
-                if error.errno not in _CANNOT:
-                    raise
-                in_kernel = False
-                continue
-        else:
-            piece = os.read(source, _PIECE)
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(target, view) :]
-            count = len(piece)
-        if not count:
-            return
-        done += count
-        copied(done)
 
 
 class Syncing:

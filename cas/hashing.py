@@ -6,9 +6,12 @@ Nothing here knows of the store.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Protocol
 
 import blake3
@@ -16,6 +19,7 @@ import blake3
 from cas.errors import SourceChanged
 
 _LARGE = 4 << 20
+_BUFFERS = 6
 CHUNK = 1 << 20
 """Bytes read at a time: large enough for the threads of BLAKE3, small enough for the cache."""
 
@@ -58,30 +62,89 @@ def hash_file(fd: int) -> Names:
             hashes.update(chunk)
             position += len(chunk)
         return hashes.names()
-    sha256 = hashlib.sha256()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="sha256") as pool:
-        other = pool.submit(_feed, fd, sha256)
-        name = hash_blake3(fd)
-        length = other.result()
-    if length != size:
-        raise SourceChanged(f"a file of {size} bytes was {length} bytes long when it was read")
-    return Names(name, sha256.hexdigest(), size)
-
-
-class _Hash(Protocol):
-    def update(self, data: bytes, /) -> object: ...
-
-
-def _feed(fd: int, hasher: _Hash) -> int:
-    position = 0
-    while chunk := os.pread(fd, CHUNK, position):
-        hasher.update(chunk)
-        position += len(chunk)
-    return position
+    names = hash_side_by_side(_reading(fd))
+    if names.size != size:
+        raise SourceChanged(f"a file of {size} bytes was {names.size} bytes long when it was read")
+    return names
 
 
 def hash_blake3(fd: int) -> str:
     """The BLAKE3 name of an open file, read from its start; the file position is not used."""
-    hasher = blake3.blake3()
-    _feed(fd, hasher)
+    hasher, buffer, read = blake3.blake3(), memoryview(bytearray(CHUNK)), _reading(fd)
+    while size := read(buffer):
+        hasher.update(buffer[:size])
     return hasher.hexdigest()
+
+
+def hash_side_by_side(
+    read: Callable[[memoryview], int], then: Callable[[memoryview], object] = lambda piece: None
+) -> Names:
+    """Both names of what `read` puts into one buffer after the other (bytes put there, 0 at the end).
+
+    Each hash has a thread of its own; `then` gets each piece in this one meanwhile, and may not keep it. A few buffers
+    go round, so the bytes are copied once and hashed while the processor still has them at hand.
+    """
+    hashes: tuple[_Hash, _Hash] = (blake3.blake3(), hashlib.sha256())
+    size = 0
+    with ThreadPoolExecutor(max_workers=len(hashes), thread_name_prefix="hash") as pool:
+        followers = [_Follower(one) for one in hashes]
+        following = [pool.submit(follower.run) for follower in followers]
+        try:
+            for number, buffer in enumerate(itertools.cycle([memoryview(bytearray(CHUNK)) for _ in range(_BUFFERS)])):
+                if number >= _BUFFERS:
+                    for follower in followers:
+                        follower.done.get()
+                if not (count := read(buffer)):
+                    break
+                for follower in followers:
+                    follower.pieces.put(buffer[:count])
+                then(buffer[:count])
+                size += count
+        finally:
+            for follower in followers:
+                follower.pieces.put(None)
+        for one in following:
+            one.result()
+    return Names(hashes[0].hexdigest(), hashes[1].hexdigest(), size)
+
+
+class _Hash(Protocol):
+    def update(self, data: memoryview, /) -> object: ...
+
+    def hexdigest(self) -> str: ...
+
+
+class _Follower:
+    """Feeds one hash with pieces in the order in which they are put; `done` gets an entry for each piece it is through
+    with.
+    """
+
+    def __init__(self, hasher: _Hash) -> None:
+        self._hasher = hasher
+        self.pieces: SimpleQueue[memoryview | None] = SimpleQueue()
+        self.done: SimpleQueue[None] = SimpleQueue()
+
+    def run(self) -> None:
+        failure: BaseException | None = None
+        while (piece := self.pieces.get()) is not None:
+            try:
+                if failure is None:
+                    self._hasher.update(piece)
+            except BaseException as error:  # noqa: BLE001  # raised below: who puts pieces waits for `done` of each
+                failure = error
+            self.done.put(None)
+        if failure is not None:
+            raise failure
+
+
+def _reading(fd: int) -> Callable[[memoryview], int]:
+    """Reads an open file piece by piece from its start, whatever its position."""
+    position = 0
+
+    def read(buffer: memoryview) -> int:
+        nonlocal position
+        count = os.preadv(fd, [buffer], position)
+        position += count
+        return count
+
+    return read

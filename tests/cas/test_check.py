@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cas.check import fsck, scrub
 from cas.errors import SourceChanged
+from cas.hashing import Names
 from cas.store import Store
 
 
@@ -113,10 +113,11 @@ def test_a_source_that_changes_while_it_is_copied_is_noticed(
     source.write_bytes(b"x" * size)
     real = copying._copy
 
-    def meanwhile(fd: int, target: int, copied: Callable[[int], object]) -> None:
-        real(fd, target, copied)
+    def meanwhile(fd: int, target: int, *, sync: bool) -> Names:
+        names = real(fd, target, sync=sync)
         with source.open("ab") as file:
             file.write(b"more")
+        return names
 
     monkeypatch.setattr(copying, "_copy", meanwhile)
     with pytest.raises(SourceChanged, match="source was written to while it was copied"):
