@@ -69,12 +69,15 @@ def merge_layers(
     Raises PullFailed naming the layer, and NeedsSurvey from the one pass: what was written then is to be thrown away.
     """
     output = Output(write, options)
+    unpacked: dict[int, int] = {}  # bytes of each layer, as far as it has been read; some are read twice
     with contextlib.ExitStack() as stack:
 
         def reader(number: int) -> TarReader:
             stack.close()  # one layer is open at a time: images may have hundreds
+            others = sum(size for layer, size in unpacked.items() if layer != number)
             file = stack.enter_context(layers.open_unverified(names[number]))
-            stream = LayerStream(file, layers.size(names[number]), options.limits)
+            stream = LayerStream(file, layers.size(names[number]), options.limits, others=others)
+            stack.callback(lambda: unpacked.__setitem__(number, stream.total))
             return TarReader(stack.enter_context(Ahead(stream.read)).read, options.limits)
 
         try:

@@ -31,11 +31,14 @@ class LayerStream:
     measure.
     """
 
-    def __init__(self, file: BinaryIO, compressed: int, limits: Limits) -> None:
-        """file: the layer, positioned at its start. compressed: its size in bytes."""
+    def __init__(self, file: BinaryIO, compressed: int, limits: Limits, *, others: int = 0) -> None:
+        """file: the layer, positioned at its start. compressed: its size in bytes. others: what the image's other
+        layers, as far as they were read, have unpacked to.
+        """
         self._file = file
         self._compressed = compressed
         self._limits = limits
+        self._others = others
         self.total = 0
         head = file.read(_IN)
         if head.startswith(_GZIP):
@@ -51,8 +54,8 @@ class LayerStream:
     def read(self) -> bytes:
         piece = self._next()
         self.total += len(piece)
-        if self.total > self._limits.unpacked:
-            raise TarInvalid(f"it unpacks to more than {self._limits.unpacked} bytes, which is the limit")
+        if self._others + self.total > self._limits.unpacked:
+            raise TarInvalid(f"the image unpacks to more than {self._limits.unpacked} bytes, which is the limit")
         if self.total > _LARGE and self.total > self._compressed * self._limits.ratio:
             raise TarInvalid(f"it unpacks to more than {self._limits.ratio} times its size, which is the limit")
         return piece

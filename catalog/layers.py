@@ -64,6 +64,7 @@ class Output:
         self._keep_setuid = options.keep_setuid
         self._keep_xattrs = options.keep_user_xattrs
         self._xattr_limit = options.limits.xattrs
+        self._unpacked = options.limits.unpacked
         self._pending: list[bytes] = []
         self._sieve = 0
         self._size = 0
@@ -83,6 +84,8 @@ class Output:
         if pieces is None or not member.size:
             return
         self.contents += member.size
+        if self.contents > self._unpacked:  # by holes; what is stored was counted where it was decompressed
+            raise TarInvalid(f"the image unpacks to more than {self._unpacked} bytes, which is the limit")
         if member.sparse is None:
             if member.size <= _SAMPLE_SIZE and len(self.sample) < _SAMPLES and not crc32(path) & self._sieve:
                 self._sampled(member, path, pieces)

@@ -17,6 +17,7 @@ from catalog.conversion_options import ConversionOptions
 from catalog.failure import PullFailed
 from catalog.flatten import flatten
 from tests.catalog.hostile_images import (
+    END,
     LIMITS,
     TAKEN,
     HostileDocument,
@@ -24,6 +25,8 @@ from tests.catalog.hostile_images import (
     configurations,
     documents,
     layers,
+    pax,
+    raw,
 )
 from tests.catalog.lying_registry import Answer, lying
 from tests.catalog.registry_fixture import OCI, Built, Puller, build, directory, file, gz, sha256, symlink, tar
@@ -138,3 +141,32 @@ def test_a_layer_cannot_write_through_a_link_of_another_layer(tmp_path: Path) ->
         options = ConversionOptions(format="erofs", scratch=tmp_path, limits=LIMITS)
         Puller(tmp_path, registry.url, options).pull("a/b:1")
     assert os.listdir(victim) == []
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["one pass", "with a survey"])
+@pytest.mark.parametrize("sparse", [False, True], ids=["zeros", "holes"])
+def test_the_limit_of_unpacked_bytes_is_one_of_all_layers_together(
+    stores: tuple[Store, Store], sparse: bool, twice: bool
+) -> None:
+    """Layers that are small enough each are not taken when there are many of them."""
+    cache, images = stores
+    names = []
+    for number in range(4):
+        path = f"big{number}"
+        if sparse:
+            content = bytes(
+                pax(GNU__sparse__major="1", GNU__sparse__minor="0", GNU__sparse__realsize=str(30 << 20))
+                + raw(path.encode(), size=512)
+                + b"0\n".ljust(512, b"\0")
+            )
+        else:
+            content = raw(path.encode(), size=30 << 20) + bytes(30 << 20)
+        content += tar(file("again"), file("again")) if twice else END
+        with cache.writer() as writer:
+            writer.write(gz(content))
+            names.append(writer.commit().name)
+    with pytest.raises(PullFailed, match=r"^layer \d of a/b:1: the image unpacks to more than 67108864 bytes"):
+        flatten(cache, names, images, OPTIONS, what="a/b:1", check=lambda: None)
+    assert flatten(cache, names[:2], images, OPTIONS, what="a/b:1", check=lambda: None).exists()
+    for path in (images.root / "tmp").iterdir():
+        path.unlink()
