@@ -26,8 +26,14 @@ _WHOLE = {
     "HeaderBytes": "header",
     "XattrBytes": "xattrs",
     "Attempts": "attempts",
+    "SlowestBytesPerSecond": "slowest",
 }
-_SECONDS = {"BackoffSeconds": "backoff", "LongestWaitSeconds": "longest_wait", "TimeoutSeconds": "timeout"}
+_SECONDS = {
+    "BackoffSeconds": "backoff",
+    "LongestWaitSeconds": "longest_wait",
+    "LongestDownloadSeconds": "longest",
+    "TimeoutSeconds": "timeout",
+}
 
 
 @dataclass(frozen=True)

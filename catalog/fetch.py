@@ -8,6 +8,7 @@ again at the byte where it broke. SHA-256 is checked and BLAKE3 computed in the 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
@@ -97,6 +98,7 @@ def fetch_layers(
     watch(progress)
     if not missing:
         return names
+    end = time.monotonic() + limits.longest
     # The largest first: the last to end is then a small one.
     missing.sort(key=lambda layer: -layer.size)
     with ThreadPoolExecutor(max_workers=max(1, min(parallel, len(missing))), thread_name_prefix="layer") as pool:
@@ -106,10 +108,15 @@ def fetch_layers(
             while pending:
                 done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 watch(progress)
+                if pending and time.monotonic() > end:
+                    raise PullFailed(
+                        f"the layers of {what} have not come within {limits.longest:.0f} s, which is the limit: pull "
+                        "again to go on, or ask the administrator for more (Pull.LongestDownloadSeconds)"
+                    )
                 for future in done:
                     names[futures[future].sha256] = future.result()
         except BaseException as error:
-            fetch.taken_up_again = isinstance(error, PullAborted)
+            fetch.taken_up_again = isinstance(error, PullAborted) or time.monotonic() > end
             stop.set()
             for future in pending:
                 future.cancel()
@@ -219,8 +226,9 @@ class _Fetch:
                         self.progress.at(layer, writer.written)
                 return  # the whole answer came; `commit` says whether it was long enough
             except BrokenTransfer as error:
-                # Only tries that bring nothing add up: a connection that breaks every gigabyte still gets there.
-                failures = 1 if writer.written > before else failures + 1
+                # Only tries that bring next to nothing add up: a connection that breaks every gigabyte still gets there.
+                worth = self.limits.slowest * self.limits.timeout
+                failures = 1 if writer.written - before >= worth else failures + 1
                 if failures >= self.limits.attempts:
                     raise PullFailed(
                         f"registry {registry.name} broke the connection in the middle of layer {layer.digest} of "

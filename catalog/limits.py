@@ -41,3 +41,9 @@ class Limits:
     """Seconds that a registry may make us wait at a time (Retry-After)."""
     timeout: float = 30.0
     """Seconds without a byte from the registry that count as a broken connection."""
+    slowest: int = 1024
+    """Bytes a second that a registry must send, counted over `timeout` seconds of waiting for it; else the connection
+    counts as broken.
+    """
+    longest: float = 24 * 3600.0
+    """Seconds that the download of all layers of one image may take."""

@@ -26,9 +26,11 @@ from catalog.failure import PullFailed
 from catalog.limits import Limits
 from catalog.manifest import ACCEPTED, Descriptor
 from catalog.registry_auth import Authenticator, Refused
+from catalog.registry_pace import PacedAdapter
 
 _AGENT = "shifter-gateway"
 _PASSING = {408, 429, 500, 502, 503, 504}
+_AT_ONCE = 512 << 10
 _REDIRECTS = {301, 302, 303, 307, 308}
 _BROKEN = (
     requests.ConnectionError,
@@ -77,7 +79,9 @@ class Registry:
         # Given with each request: requests lets REQUESTS_CA_BUNDLE and http_proxy go before what a session has.
         self._verify: str | None = str(ca) if ca is not None else None
         self._proxies = {"http": proxy, "https": proxy} if proxy is not None else None
-        adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=32)
+        # What is compressed on the way has other bytes than its digest says, and no bound on its size.
+        self._session.headers["Accept-Encoding"] = "identity"
+        adapter = PacedAdapter(seconds=limits.timeout, least=limits.slowest, pool_connections=4, pool_maxsize=32)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
         self._auth = Authenticator(
@@ -125,9 +129,7 @@ class Registry:
         Not verified: whoever stores them does that. Raises PullFailed, and BrokenTransfer when the connection breaks,
         for which the caller may come again with what it has.
         """
-        headers = {"Accept-Encoding": "identity"}
-        if offset:
-            headers["Range"] = f"bytes={offset}-"
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
         with self._open(self._blob_address(descriptor), headers, what) as response:
             start = 0
             if response.status_code == 206:
@@ -144,7 +146,8 @@ class Registry:
     def _pieces(self, response: requests.Response) -> Iterator[bytes]:
         try:
             while True:
-                piece = response.raw.read(1 << 20, decode_content=False)
+                # As it comes, so that a slow registry's bytes are seen, and the pull's end too.
+                piece = response.raw.read1(_AT_ONCE, decode_content=False)
                 if not piece:
                     break
                 yield piece
@@ -155,16 +158,10 @@ class Registry:
 
     def _small(self, address: str, headers: Mapping[str, str], what: str, name: str) -> tuple[bytes, requests.Response]:
         """A whole answer of bounded size, tried again when the connection breaks in the middle of it."""
-        limit = self._limits.manifest
         for attempt in range(1, self._limits.attempts + 1):
             with self._open(address, headers, what) as response:
-                content = bytearray()
                 try:
-                    for piece in self._pieces(response):
-                        content += piece
-                        if len(content) > limit:
-                            raise PullFailed(f"{name} is larger than {limit} bytes, which is the limit")
-                    return bytes(content), response
+                    return self._whole(response, name), response
                 except BrokenTransfer as error:
                     if attempt == self._limits.attempts:
                         raise PullFailed(
@@ -172,6 +169,16 @@ class Registry:
                         ) from error
                     self.backoff(attempt, f"the connection broke ({error})")
         raise AssertionError("the last attempt returns or raises")
+
+    def _whole(self, response: requests.Response, name: str) -> bytes:
+        """An answer's body. Raises PullFailed when it is too large, BrokenTransfer."""
+        limit = self._limits.manifest
+        content = bytearray()
+        for piece in self._pieces(response):
+            content += piece
+            if len(content) > limit:
+                raise PullFailed(f"{name} is larger than {limit} bytes, which is the limit")
+        return bytes(content)
 
     @contextlib.contextmanager
     def _open(self, address: str, headers: Mapping[str, str], what: str) -> Iterator[requests.Response]:
@@ -259,31 +266,30 @@ class Registry:
             address = target
         raise PullFailed(f"registry {self.name} redirects in a circle")
 
-    def _fetch_token(self, url: str, query: Mapping[str, str], headers: Mapping[str, str]) -> requests.Response:
+    def _fetch_token(self, url: str, query: Mapping[str, str], headers: Mapping[str, str]) -> tuple[int, bytes]:
         for attempt in range(1, self._limits.attempts + 1):
             try:
-                response = self._session.get(
+                with self._session.get(
                     url,
                     params=query,
                     headers=headers,
+                    stream=True,
                     allow_redirects=False,
                     timeout=self._limits.timeout,
                     verify=self._verify,
                     proxies=self._proxies,
-                )
-            except requests.RequestException as error:
+                ) as response:
+                    status, waits = response.status_code, _retry_after(response.headers.get("Retry-After"))
+                    content = self._whole(response, f"the answer of the token service of registry {self.name}")
+            except (requests.RequestException, BrokenTransfer) as error:
                 if attempt == self._limits.attempts:
                     raise PullFailed(f"the token service of registry {self.name} fails: {_cause(error)}") from error
                 self.backoff(attempt, "'s token service cannot be reached")
                 continue
-            if response.status_code in _PASSING and attempt < self._limits.attempts:
-                self.backoff(
-                    attempt,
-                    f"'s token service answered {response.status_code}",
-                    _retry_after(response.headers.get("Retry-After")),
-                )
+            if status in _PASSING and attempt < self._limits.attempts:
+                self.backoff(attempt, f"'s token service answered {status}", waits)
                 continue
-            return response
+            return status, content
         raise AssertionError("the last attempt returns or raises")
 
     def backoff(self, attempt: int, why: str, asked: float | None = None) -> None:

@@ -8,13 +8,12 @@ https.
 from __future__ import annotations
 
 import base64
+import json
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
-
-import requests
 
 from catalog.credential import Credential
 from catalog.failure import PullFailed
@@ -51,9 +50,9 @@ class Authenticator:
         url: str,
         repository: str,
         credential: Credential | None,
-        fetch: Callable[[str, Mapping[str, str], Mapping[str, str]], requests.Response],
+        fetch: Callable[[str, Mapping[str, str], Mapping[str, str]], tuple[int, bytes]],
     ) -> None:
-        """fetch(url, query, headers) makes a GET with the caller's TLS, proxy, retry and size rules."""
+        """fetch(url, query, headers) makes a GET with the caller's TLS, proxy, retry and size rules: status, body."""
         self._registry = registry
         self._url = url
         self._repository = repository
@@ -112,21 +111,21 @@ class Authenticator:
         if self._credential is not None:
             headers["Authorization"] = _basic(self._credential)
             query["account"] = self._credential.user
-        response = self._fetch(realm, query, headers)
-        if response.status_code in {400, 401, 403}:
+        status, content = self._fetch(realm, query, headers)
+        if status in {400, 401, 403}:
             who = f"of {self._credential.user} " if self._credential else ""
             raise Refused(
                 f"registry {self._registry} does not accept the credential {who}for {self._repository}"
                 if self._credential
                 else f"registry {self._registry} gives no anonymous access to {self._repository}"
             )
-        if response.status_code != 200:
-            raise PullFailed(f"the token service of registry {self._registry} answered {response.status_code}")
+        if status != 200:
+            raise PullFailed(f"the token service of registry {self._registry} answered {status}")
         try:
-            document = response.json()
+            document = json.loads(content)
             token = document.get("token") or document.get("access_token")
             lifetime = float(document.get("expires_in") or 60)
-        except (ValueError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
             raise PullFailed(f"the token service of registry {self._registry} sent no token") from error
         if not isinstance(token, str) or not token or len(token) > _LONGEST_TOKEN or not token.isprintable():
             raise PullFailed(f"the token service of registry {self._registry} sent no token")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from tests.catalog.registry_fixture import Built
 
@@ -22,13 +23,16 @@ class Request:
 
 @dataclass
 class Answer:
-    """What it gets. cut: after so many bytes of the body the connection is closed. length: a false Content-Length."""
+    """What it gets. cut: after so many bytes of the body the connection is closed. length: a false Content-Length. drip:
+    from the "head" or from the "body" on, one byte after the other, with 10 ms between two.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     cut: int | None = None
     length: int | None = None
+    drip: str | None = None
 
 
 Hook = Callable[[Request], Answer | None]
@@ -43,6 +47,7 @@ class LyingRegistry:
         self.requests: list[Request] = []
         self.url = ""
         self.ranges = True
+        self.ended = threading.Event()
 
     def answer(self, request: Request) -> Answer:
         self.requests.append(request)
@@ -77,6 +82,19 @@ def error(status: int, code: str, message: str, **headers: str) -> Answer:
     return Answer(status, body, {key.replace("_", "-"): value for key, value in headers.items()})
 
 
+class _Dripping:
+    """Hands on byte by byte what is written to it."""
+
+    def __init__(self, out: Any, ended: threading.Event) -> None:
+        self._out, self._ended = out, ended
+
+    def write(self, data: bytes) -> None:
+        for byte in data:
+            if self._ended.wait(0.01):
+                raise BrokenPipeError
+            self._out.write(bytes([byte]))
+
+
 @contextmanager
 def lying(image: Built) -> Iterator[LyingRegistry]:
     """A running LyingRegistry on a free port of loopback."""
@@ -84,16 +102,30 @@ def lying(image: Built) -> Iterator[LyingRegistry]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wfile: Any
+
+        def handle(self) -> None:
+            with suppress(ConnectionError):  # of a client that does not wait for the rest
+                super().handle()
 
         def do_GET(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
             given = registry.answer(Request(self.path, headers))
+            honest: Any = self.wfile
+            if given.drip == "head":
+                self.wfile = _Dripping(honest, registry.ended)
             self.send_response(given.status)
             for name, value in given.headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(given.body) if given.length is None else given.length))
-            self.end_headers()
-            self.wfile.write(given.body if given.cut is None else given.body[: given.cut])
+            try:
+                self.end_headers()
+                if given.drip == "body":
+                    self.wfile = _Dripping(honest, registry.ended)
+                self.wfile.write(given.body if given.cut is None else given.body[: given.cut])
+            except OSError:  # the client has had enough
+                self.close_connection = True
+            self.wfile = honest
             if given.cut is not None or given.length is not None:
                 self.close_connection = True
 
@@ -107,6 +139,7 @@ def lying(image: Built) -> Iterator[LyingRegistry]:
     try:
         yield registry
     finally:
+        registry.ended.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -189,3 +189,16 @@ def test_challenges_are_read_as_registries_write_them() -> None:
     assert parse_challenge("Basic") == ("basic", {})
     assert parse_challenge("") == ("", {})
     assert parse_challenge("Negotiate abc") == ("negotiate", {})
+
+
+def test_a_token_of_megabytes_is_not_read_to_its_end(tmp_path: Path, registry: LyingRegistry) -> None:
+    service = TokenService(registry, private=False)
+
+    def hook(request: Request) -> Answer | None:
+        if request.path.startswith("/token"):
+            return Answer(body=b'{"token": "' + b"t" * (5 << 20) + b'"}')
+        return service(request)
+
+    registry.hook = hook
+    with pytest.raises(PullFailed, match="the token service of registry testing is larger than 4194304 bytes"):
+        Puller(tmp_path, registry.url, QUICK).pull("a/b:1")

@@ -212,6 +212,66 @@ def test_a_registry_that_does_not_answer(tmp_path: Path, registry: LyingRegistry
     assert reason.startswith("registry testing broke the connection 2 times")
 
 
+@pytest.mark.parametrize("drip", ["head", "body"])
+@pytest.mark.parametrize("part", ["/manifests/", "/blobs/"])
+def test_a_registry_that_sends_a_byte_now_and_then_is_given_up(
+    tmp_path: Path, registry: LyingRegistry, part: str, drip: str
+) -> None:
+    """No time-out between two bytes strikes here: it is the speed that is too low."""
+    quick = ConversionOptions(limits=Limits(attempts=2, backoff=0.001, timeout=0.2, slowest=10_000))
+
+    def hook(request: Request) -> Answer | None:
+        return Answer(body=bytes(100_000), drip=drip) if part in request.path else None
+
+    registry.hook = hook
+    reason = failing(Puller(tmp_path, registry.url, quick))
+    assert reason.endswith(("broke the connection 2 times: no answer in time", "cannot be reached: no answer in time"))
+    assert len(registry.paths(part)) == 2
+
+
+def test_a_connection_that_breaks_after_each_byte_is_given_up(puller: Puller, registry: LyingRegistry) -> None:
+    def hook(request: Request) -> Answer | None:
+        if request not in registry.blob_requests():
+            return None
+        answer = registry.truth(request)
+        answer.cut = 1
+        return answer
+
+    registry.hook = hook
+    assert failing(puller).startswith("registry testing broke the connection in the middle of layer sha256:")
+    assert len(registry.blob_requests()) == 3
+
+
+def test_a_download_that_takes_longer_than_the_limit_fails_and_goes_on_with_the_next_pull(
+    tmp_path: Path, registry: LyingRegistry
+) -> None:
+    options = ConversionOptions(limits=Limits(longest=0.3))
+    puller = Puller(tmp_path, registry.url, options)
+
+    def hook(request: Request) -> Answer | None:
+        if request not in registry.blob_requests():
+            return None
+        return Answer(body=LAYER, drip="body")
+
+    registry.hook = hook
+    with pytest.raises(
+        PullFailed, match=r"^the layers of a/b:1 have not come within 0 s, which is the limit: pull again"
+    ):
+        puller.pull("a/b:1")
+    (left,) = puller.litter()
+    registry.hook = lambda request: None
+    puller.pull("a/b:1")
+    assert registry.blob_requests()[-1].headers["range"] != "bytes=0-"
+    assert puller.litter() == []
+    assert left.startswith("partial-")
+
+
+def test_nothing_is_asked_for_in_a_compressed_form(puller: Puller, registry: LyingRegistry) -> None:
+    """A proxy that compresses what it passes on would give other bytes than the digests are of."""
+    puller.pull("a/b:1")
+    assert {request.headers["accept-encoding"] for request in registry.requests} == {"identity"}
+
+
 def test_a_redirect_in_a_circle(puller: Puller, registry: LyingRegistry) -> None:
     registry.hook = lambda request: Answer(307, headers={"Location": request.path})
     assert failing(puller) == "registry testing redirects in a circle"
