@@ -32,6 +32,7 @@ _SECONDS = {
     "BackoffSeconds": "backoff",
     "LongestWaitSeconds": "longest_wait",
     "LongestDownloadSeconds": "longest",
+    "LongestConversionSeconds": "conversion",
     "TimeoutSeconds": "timeout",
 }
 

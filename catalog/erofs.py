@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from catalog.child import wait_for
 from catalog.conversion_options import OptionsInvalid
 from catalog.failure import PullFailed
 from catalog.layers import Merged, normal
@@ -52,10 +53,12 @@ def write_erofs(
     limits: Limits,
     merge: Callable[[Callable[[bytes], object]], Merged],
     scratch: Path,
+    check: Callable[[], None] = lambda: None,
 ) -> Merged:
-    """Writes an image file. merge(write) passes the merged tar on; scratch: a directory for the unpacked tree.
+    """Writes an image file. merge(write) passes the merged tar on; scratch: a directory for the unpacked tree; check: may
+    raise to end it, called about twice a second while the writer is waited for.
 
-    Raises PullFailed, OptionsInvalid, and what merge raises. Leaves no file then.
+    Raises PullFailed, OptionsInvalid, and what merge and check raise. Leaves no file and no process then.
     """
     command = [WRITER, "--quiet", *arguments(words), "--preserve-mtime", "-U", _NO_UUID]
     if os.geteuid() != 0:
@@ -66,8 +69,8 @@ def write_erofs(
         root = tree / "root"
         root.mkdir(0o755)
         merged = _unpack(root, limits, merge)
-        _run([*command, str(path), str(root)], path)
-        _verify(path, merged)
+        _run([*command, str(path), str(root)], path, check)
+        _verify(path, merged, check)
         return merged
     except BaseException:
         path.unlink(missing_ok=True)
@@ -209,26 +212,35 @@ class _Unpacker:
             self._at = kept
 
 
-def _run(command: list[str], path: Path) -> None:
+def _run(command: list[str], path: Path, check: Callable[[], None]) -> None:
     environment = {"PATH": os.environ.get("PATH", os.defpath), "SOURCE_DATE_EPOCH": _EPOCH}
-    try:
-        done = subprocess.run(command, capture_output=True, env=environment, stdin=subprocess.DEVNULL)
-    except OSError as error:
-        raise PullFailed(f"{command[0]} cannot be started ({error.strerror}): install erofs-utils") from error
-    if done.returncode:
-        lines = (done.stderr + done.stdout).decode("utf-8", "replace").strip().splitlines()
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
+            )
+        except OSError as error:
+            raise PullFailed(f"{command[0]} cannot be started ({error.strerror}): install erofs-utils") from error
+        try:
+            status = wait_for(process, check)
+        finally:
+            process.kill()
+            process.wait()
+        output.seek(0)
+        lines = output.read(1 << 20).decode("utf-8", "replace").strip().splitlines()
+    if status:
         said = f": {' '.join(lines[-1].split())[:200]}" if lines else ""
         if any("No space left" in line for line in lines):
             raise PullFailed(f"no space left in {path.parent} while the image was converted: free some")
-        raise PullFailed(f"{command[0]} ended with exit status {done.returncode}{said}")
+        raise PullFailed(f"{command[0]} ended with exit status {status}{said}")
 
 
-def _verify(path: Path, merged: Merged) -> None:
+def _verify(path: Path, merged: Merged, check: Callable[[], None]) -> None:
     """The file is an EROFS with so many inodes, all of whose contents can be read. Raises PullFailed."""
     found = read_inode_count(path)
     if found != merged.inodes:
         raise PullFailed(f"{WRITER} wrote an image with {found} files where the layers have {merged.inodes}")
-    _run([CHECKER, "--extract", str(path)], path)
+    _run([CHECKER, "--extract", str(path)], path, check)
 
 
 def read_inode_count(path: Path) -> int:

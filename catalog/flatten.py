@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cas.store import Store
+from catalog.child import LOOK
 from catalog.conversion_options import ConversionOptions
 from catalog.erofs import write_erofs
 from catalog.failure import PullFailed
@@ -35,8 +36,10 @@ def flatten(
     """Writes the image that these layers (object names, lowest first) make; returns the file, which the caller
     adopts.
 
-    what: how messages call the image. check: may raise to end it; called about once a second. Raises PullFailed.
+    what: how messages call the image. check: may raise to end it; called about twice a second. Raises PullFailed, also
+    when it takes longer than the limit.
     """
+    check = _in_time(check, options.limits.conversion, what)
     for survey in (False, True):
         path = images.temporary(f".{options.format}")
 
@@ -46,9 +49,9 @@ def flatten(
         try:
             if options.format == "erofs":
                 scratch = options.scratch or Path(tempfile.gettempdir())
-                write_erofs(path, options.arguments, options.limits, merging, scratch)
+                write_erofs(path, options.arguments, options.limits, merging, scratch, check)
             else:
-                write_squashfs(path, options.squashfs(), options.workers, merging)
+                write_squashfs(path, options.squashfs(), options.workers, merging, check)
             return path
         except NeedsSurvey as reason:
             log.info("%s is merged in two passes: %s", what, reason)
@@ -87,13 +90,27 @@ def merge_layers(
             raise PullFailed(f"layer {error.number} of {what}: {error}") from error
 
 
+def _in_time(check: Callable[[], None], seconds: float, what: str) -> Callable[[], None]:
+    end = time.monotonic() + seconds
+
+    def checked() -> None:
+        check()
+        if time.monotonic() > end:
+            raise PullFailed(
+                f"{what} has not been converted within {seconds:.0f} s, which is the limit: ask the administrator for "
+                "more (Pull.LongestConversionSeconds), or put fewer files into one directory"
+            )
+
+    return checked
+
+
 def _checking(write: Callable[[bytes], object], check: Callable[[], None]) -> Callable[[bytes], object]:
     last = time.monotonic()
 
     def checked(data: bytes) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last > 0.5:
+        if now - last > LOOK:
             last = now
             check()
         write(data)

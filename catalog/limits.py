@@ -47,3 +47,7 @@ class Limits:
     """
     longest: float = 24 * 3600.0
     """Seconds that the download of all layers of one image may take."""
+    conversion: float = 4 * 3600.0
+    """Seconds that merging the layers and writing the image file may take. The squashfs writer needs the square of the
+    files in one directory: 25,000 cost it 6 s, 100,000 100 s.
+    """

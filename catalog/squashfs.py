@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import struct
 import subprocess
 import tempfile
@@ -20,6 +21,7 @@ from types import TracebackType
 
 import blake3
 
+from catalog.child import await_ready, wait_for
 from catalog.conversion_options import Squashfs
 from catalog.failure import PullFailed
 from catalog.layers import Merged
@@ -44,13 +46,18 @@ class Superblock:
 
 
 def write_squashfs(
-    path: Path, settings: Squashfs, workers: int, merge: Callable[[Callable[[bytes], object]], Merged]
+    path: Path,
+    settings: Squashfs,
+    workers: int,
+    merge: Callable[[Callable[[bytes], object]], Merged],
+    check: Callable[[], None] = lambda: None,
 ) -> Merged:
-    """Writes an image file and reads it back. merge(write) passes the merged tar on.
+    """Writes an image file and reads it back. merge(write) passes the merged tar on. check: may raise to end it; called
+    about twice a second while the writer is waited for.
 
-    Raises PullFailed, and what merge raises. Leaves no file then.
+    Raises PullFailed, and what merge and check raise. Leaves no file and no process then.
     """
-    with SquashfsWriter(path, settings, workers) as writer:
+    with SquashfsWriter(path, settings, workers, check) as writer:
         merged = merge(writer.write)
         writer.finish(merged.inodes)
         verify_sample(path, merged.sample)
@@ -62,9 +69,10 @@ class SquashfsWriter:
     file.
     """
 
-    def __init__(self, path: Path, settings: Squashfs, workers: int) -> None:
-        """path: must not exist. Raises PullFailed when the program is missing."""
+    def __init__(self, path: Path, settings: Squashfs, workers: int, check: Callable[[], None] = lambda: None) -> None:
+        """path: must not exist. check: see `write_squashfs`. Raises PullFailed when the program is missing."""
         self.path = path
+        self._check = check
         self._kept: int | None = None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
         command = [WRITER, "-q", "-s", "-c", settings.compressor]
@@ -80,6 +88,7 @@ class SquashfsWriter:
             raise PullFailed(f"{WRITER} cannot be started ({error.strerror}): install squashfs-tools-ng") from error
         assert self._process.stdin is not None
         self._stdin = self._process.stdin.fileno()
+        os.set_blocking(self._stdin, False)  # a writer that hangs must not make us hang with it
         with contextlib.suppress(OSError):  # a larger pipe is fewer switches; the user's limit may forbid it
             fcntl.fcntl(self._stdin, fcntl.F_SETPIPE_SZ, _PIPE)
 
@@ -107,7 +116,10 @@ class SquashfsWriter:
         view = memoryview(data)
         try:
             while view:
-                view = view[os.write(self._stdin, view) :]
+                try:
+                    view = view[os.write(self._stdin, view) :]
+                except BlockingIOError:
+                    await_ready(self._stdin, select.POLLOUT, self._check)
         except BrokenPipeError:
             self._process.wait()
             raise self._failure() from None
@@ -117,7 +129,7 @@ class SquashfsWriter:
         """Waits for the writer and verifies the file: complete, readable, with so many inodes. Raises PullFailed."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        if self._process.wait() != 0:
+        if wait_for(self._process, self._check) != 0:
             raise self._failure()
         if not self.path.is_file():
             raise PullFailed(f"the squashfs writer {WRITER} left no image file")

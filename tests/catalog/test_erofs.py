@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from catalog.conversion_options import ConversionOptions
 from catalog.failure import PullFailed
+from catalog.limits import Limits
 from tests.catalog.lying_registry import lying
 from tests.catalog.registry_fixture import Puller, build, directory, file, gz, hardlink, symlink, tar, whiteout
 from tests.catalog.test_layers_umoci import tree
@@ -79,3 +81,20 @@ def test_a_writer_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sc
             puller.pull("a/b:1")
     assert puller.litter() == []
     assert [path.name for path in tmp_path.glob("shifter-*")] == []
+
+
+def test_a_writer_that_hangs_is_ended_with_the_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, pid = tmp_path / "mkfs.erofs", tmp_path / "pid"
+    program.write_text(f"#!/bin/sh\n[ $1 = --version ] && exit\necho $$ > {pid}\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with lying(build(gz(BASE))) as registry:
+        limits = Limits(conversion=0.1)
+        puller = Puller(
+            tmp_path, registry.url, ConversionOptions(format="erofs", scratch=tmp_path / "scratch", limits=limits)
+        )
+        with pytest.raises(PullFailed, match="has not been converted within 0 s"):
+            puller.pull("a/b:1")
+    assert puller.litter() == []
+    assert os.listdir(tmp_path / "scratch") == []
+    assert not Path("/proc", pid.read_text().strip()).exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from catalog.conversion_options import ConversionOptions
-from catalog.failure import PullFailed
+from catalog.failure import PullAborted, PullFailed
+from catalog.limits import Limits
 from tests.catalog.lying_registry import LyingRegistry, lying
 from tests.catalog.registry_fixture import Puller, build, file, gz, tar
 from tests.requires import requires, requires_root
@@ -92,6 +94,33 @@ def test_a_writer_that_fails(
     assert reason in str(caught.value)
     assert puller.litter() == []
     assert list(puller.images.names()) == []
+
+
+@pytest.mark.parametrize("script", ["exec sleep 600", "cat > /dev/null; exec sleep 600"], ids=["reading", "ending"])
+def test_a_writer_that_hangs_is_ended_with_the_pull(
+    tmp_path: Path, registry: LyingRegistry, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    """By the pull's end (its lease is lost, the gateway shuts down), and by the limit of time."""
+    pids = tmp_path / "pids"
+    fake_writer(tmp_path / "bin", f"echo $$ >> {pids}; {script}", monkeypatch)
+    registry.image = build(gz(tar(file("f", os.urandom(4 << 20)))))
+    puller = Puller(tmp_path, registry.url)
+
+    def lost() -> None:
+        if pids.exists():
+            raise PullAborted("the lease went to another worker")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(puller.watcher, "check", lost)
+        with pytest.raises(PullAborted, match="lease"):
+            puller.pull("a/b:1")
+    assert puller.litter() == []
+    limited = Puller(tmp_path, registry.url, ConversionOptions(limits=Limits(conversion=0.1)))
+    with pytest.raises(PullFailed, match=r"a/b:1 has not been converted within 0 s, which is the limit"):
+        limited.pull("a/b:1")
+    assert limited.litter() == []
+    for pid in pids.read_text().split():
+        assert not Path("/proc", pid).exists()
 
 
 def test_an_image_that_is_cut_off_or_lacks_files_is_noticed(
