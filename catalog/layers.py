@@ -179,7 +179,7 @@ def merge(count: int, reader: Callable[[int], TarReader], output: Output, limits
     view = _View(output, limits)
     for layer in range(count - 1, -1, -1):
         try:
-            view.add_below(reader(layer))
+            view.add_below(reader(layer), lowest=layer == 0)
         except TarInvalid as error:
             raise LayerInvalid(layer + 1, str(error)) from error
     view.imply_directories()
@@ -200,8 +200,10 @@ class _View:
         self.inodes = 0
         self.members = 0
 
-    def add_below(self, reader: TarReader) -> None:
-        """Merges the next layer down. Its own whiteouts speak of the layers below it only."""
+    def add_below(self, reader: TarReader, *, lowest: bool = False) -> None:
+        """Merges the next layer down. Its own whiteouts speak of the layers below it only. lowest: none follows, so that
+        nothing needs to be remembered of its files, which are most of an image's.
+        """
         above, opaque, walked, output, limits = self.above, self.opaque, self.walked, self.output, self.limits
         mine: dict[bytes, bytes] = {}  # what this layer has where: its kind
         implied: set[bytes] = set()  # directories that this layer has only because of what lies in them
@@ -282,6 +284,8 @@ class _View:
             if kind == DIRECTORY:
                 if state != _HIDES:
                     above[path] = _EXPLICIT
+            elif lowest:
+                continue
             elif state is None:
                 above[path] = _HIDES
             elif state == _EXPLICIT:
