@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from catalog.acl import NOBODY, Access
+from catalog.acl import NOBODY, PUBLIC, Access
 from catalog.image_list import ImageList
 from catalog.record import Record
 from catalog.reference import Reference
@@ -51,7 +51,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Span:
-    """An image under a reference, from `since` to `until` (None: still)."""
+    """An image under a reference, from `since` to `until` (None: still). anonymous: its registry gave it to anybody."""
 
     reference: Reference
     since: float
@@ -61,6 +61,7 @@ class Span:
     size: int
     owner: int | None
     access: Access
+    anonymous: bool = False
 
 
 class History:
@@ -120,7 +121,8 @@ class History:
     def who_can_run(self, image: str, at: float) -> dict[tuple[str, str], Access]:
         """For each (system, image id) that `image` (a tag or an id) stood for at `at`: who could run it then.
 
-        The union over all references to that image, as its file is guarded.
+        The union over all references to that image, and everybody where its registry gave it to anybody: as its file is
+        guarded.
         """
         found: dict[tuple[str, str], Access] = {}
         wanted = {(span.reference.system, span.image) for span in self.spans_of(image, at)}
@@ -128,7 +130,7 @@ class History:
             union = NOBODY
             for span in self.spans_of(image_id, at):
                 if span.reference.system == system and span.image == image_id:
-                    union = union | span.access
+                    union = PUBLIC if span.anonymous else union | span.access
             found[system, image_id] = union
         return found
 
@@ -138,7 +140,7 @@ class History:
 
 
 _SPANS = (
-    "SELECT r.system, r.itype, r.tag, s.since, s.until, s.image, s.object, s.size, s.owner, s.access "
+    "SELECT r.system, r.itype, r.tag, s.since, s.until, s.image, s.object, s.size, s.owner, s.access, s.anonymous "
     "FROM spans s JOIN records r USING (ref) WHERE s.since <= ? AND s.until > ? AND ({}) "
     "ORDER BY r.system, r.itype, r.tag"
 )
@@ -146,12 +148,12 @@ _SPANS = (
 
 def _spans(rows: Iterator[Any] | sqlite3.Cursor) -> Iterator[Span]:
     known: dict[str, Access] = {}  # most images have one of a few ACLs
-    for system, itype, tag, since, until, image, name, size, owner, access in rows:
+    for system, itype, tag, since, until, image, name, size, owner, access, anonymous in rows:
         if access not in known:
             known[access] = Access.from_json(json.loads(access))
         reference = Reference(system, itype, tag)
         end = None if until > 1e17 else until
-        yield Span(reference, since, end, image, name, size, owner, known[access])
+        yield Span(reference, since, end, image, name, size, owner, known[access], bool(anonymous))
 
 
 def _facts(span: Span) -> tuple[Any, ...]:

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
+from eventsourcing.persistence import PersistenceError
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from catalog.acl import Access
 from catalog.application import Catalog
 from catalog.domain import ImageReference, Superseded
-from catalog.image_list import ImageList, build
+from catalog.image_list import ImageList
+from catalog.projection import build
 from catalog.record import Image
 from catalog.reference import Reference
 from catalog.sqlite_log import SqliteLogFactory
@@ -229,6 +232,54 @@ def test_a_list_that_is_ahead_of_the_log_is_not_believed(tmp_path: Path) -> None
     images.close()
     other = Catalog(SqliteLogFactory.at(tmp_path / "restored.sqlite"))
     assert ImageList(images.path, other.recorder, other.mapper).usable("one") == []
+
+
+def _backup(source: Path, target: Path) -> None:
+    """What `sqlite3 SOURCE ".backup TARGET"` does, also into a database that is in use."""
+    one, two = sqlite3.connect(source), sqlite3.connect(target)
+    one.backup(two)
+    one.close()
+    two.close()
+
+
+def test_a_list_that_knows_a_future_that_a_restored_log_never_had_is_made_anew(tmp_path: Path) -> None:
+    catalog, images = opened(tmp_path)
+    add(catalog, "kept:1")
+    _backup(tmp_path / "events.sqlite", tmp_path / "backup.sqlite")
+    add(catalog, "lost:1")
+    assert len(images.usable("one")) == 2
+    _backup(tmp_path / "backup.sqlite", tmp_path / "events.sqlite")
+    assert [record.reference.tag for record in images.usable("one")] == ["kept:1"]
+    # By another gateway, and beyond where this one was.
+    add(catalog, "lost:2")
+    assert len(images.usable("one")) == 2
+    _backup(tmp_path / "backup.sqlite", tmp_path / "events.sqlite")
+    other, _ = opened(tmp_path)
+    add(other, "new:1")
+    add(other, "new:2")
+    tags = [record.reference.tag for record in images.usable("one")]
+    assert tags == ["kept:1", "new:1", "new:2"]
+    images.close()
+    # The same while it was not running.
+    _backup(tmp_path / "backup.sqlite", tmp_path / "events.sqlite")
+    for number in range(3):
+        add(other, f"newer:{number}")
+    _, again = opened(tmp_path)
+    assert [record.reference.tag for record in again.usable("one")] == ["kept:1", "newer:0", "newer:1", "newer:2"]
+
+
+def test_a_rebuild_that_meets_a_damaged_event_names_it_and_leaves_the_list_as_it_was(tmp_path: Path) -> None:
+    catalog, images = opened(tmp_path)
+    add(catalog, "a:1")
+    add(catalog, "a:2")
+    assert len(images.usable("one")) == 2
+    connection = sqlite3.connect(tmp_path / "events.sqlite", isolation_level=None)
+    connection.execute("UPDATE stored_events SET state = '{' WHERE id = 3")
+    before = sorted(path.name for path in tmp_path.glob("images.sqlite*"))
+    with pytest.raises(PersistenceError, match=r"^event 3 of the log cannot be read \(.*`shifter-admin audit verify`$"):
+        images.rebuild()
+    assert len(images.usable("one")) == 2
+    assert sorted(path.name for path in tmp_path.glob("images.sqlite*")) == before
 
 
 def test_a_rebuild_goes_on_under_readers_and_they_see_its_result(tmp_path: Path) -> None:
