@@ -8,7 +8,8 @@ import sys
 import time
 from typing import Any, cast
 
-from catalog.admin_session import AdminError, Session, output_options, session, show_json
+from catalog.admin_session import AdminError, opened_catalog, output_options, session, show_json
+from catalog.application import Catalog
 from catalog.chain import ChainedLog, stream, verify
 
 _PAGE = 5000
@@ -34,12 +35,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     rebuild.set_defaults(run=_rebuild)
 
 
-def _log(opened: Session) -> ChainedLog:
-    return cast(ChainedLog, opened.catalog.recorder)
+def _log(opened: Catalog) -> ChainedLog:
+    return cast(ChainedLog, opened.recorder)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    with session(arguments) as opened:
+    with opened_catalog(arguments) as opened:
         log = _log(opened)
         head = log.head()
         fault = verify(log)
@@ -61,7 +62,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    with session(arguments) as opened:
+    with opened_catalog(arguments) as opened:
         log, after = _log(opened), arguments.after
         while rows := log.select_linked(after, _PAGE):
             for row in rows:
@@ -71,12 +72,20 @@ def _export(arguments: argparse.Namespace) -> int:
                     "stream": stream(event),
                     "version": event.originator_version,
                     "topic": event.topic,
-                    "state": json.loads(event.state),
-                    "hash": row.hash.hex(),
+                    "state": _shown(event.state),
+                    "hash": row.hash.hex() if isinstance(row.hash, bytes) else str(row.hash),
                 }
-                print(json.dumps(line))
+                print(json.dumps(line, default=str))
             after = rows[-1].event.id
     return 0
+
+
+def _shown(state: object) -> Any:
+    """An event's fields; of an event that somebody damaged, whatever is there, as text."""
+    try:
+        return json.loads(cast(bytes, state))
+    except (ValueError, TypeError):
+        return repr(state)
 
 
 def _rebuild(arguments: argparse.Namespace) -> int:

@@ -7,8 +7,9 @@ import time
 from typing import Any
 
 from catalog.acl import Access
-from catalog.admin_session import output_options, session, show_json, show_table
+from catalog.admin_session import output_options, positive, session, show_json, show_table
 from catalog.callers import group_name
+from catalog.domain import EVENTS
 from catalog.history import Filter, Happening
 from catalog.times import parse_time, show_time
 
@@ -18,7 +19,12 @@ _FAILURES = ("failure", "import failure")
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     history = subparsers.add_parser("history", help="who did what, and when")
     _filters(history)
-    history.add_argument("--action", help="only this action: pull, ready, failure, expired, removed, acl, used ...")
+    history.add_argument(
+        "--action",
+        choices=sorted({event.action for event in EVENTS}),
+        metavar="ACTION",
+        help="only this action: pull, ready, failure, expired, removed, acl, used ...",
+    )
     history.set_defaults(run=_history)
 
     failures = subparsers.add_parser("failures", help="what failed, and why")
@@ -32,7 +38,7 @@ def _filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", help="only this system")
     parser.add_argument("--since", help="not before this time: 2026-11-23T18:00:00+01:00, 2026-11-23, 2h, 3d")
     parser.add_argument("--until", help="before this time")
-    parser.add_argument("--limit", type=int, default=1000, help="at most so many, the newest (default: 1000)")
+    parser.add_argument("--limit", type=positive, default=1000, help="at most so many, the newest (default: 1000)")
     output_options(parser)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from catalog.acl import Access
 from catalog.admin_history import describe_access
-from catalog.admin_session import AdminError, Session, output_options, session, show_json, show_table
+from catalog.admin_session import AdminError, Session, output_options, positive, session, show_json, show_table
 from catalog.callers import group_name, user_name
 from catalog.history import Filter, Span
 from catalog.times import parse_time, show_time
@@ -45,7 +45,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     ran.add_argument("image", metavar="IMAGE", nargs="?", help="a tag or an id; default: all")
     ran.add_argument("--system", help="only this system")
     ran.add_argument("--since", metavar="TIME")
-    ran.add_argument("--limit", type=int, default=1000)
+    ran.add_argument("--limit", type=positive, default=1000)
     output_options(ran)
     ran.set_defaults(run=_who_ran)
 

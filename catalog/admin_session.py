@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from catalog.application import Catalog, open_factory, open_side_table
 from catalog.config import Configuration, load
@@ -50,6 +51,23 @@ def session(arguments: argparse.Namespace) -> Iterator[Session]:
         catalog.close()
 
 
+@contextmanager
+def opened_catalog(arguments: argparse.Namespace) -> Iterator[Catalog]:
+    """Opens the event log alone: a damaged one must not keep anybody from looking at it. Raises as `session` does."""
+    catalog = Catalog(open_factory(load(arguments.config).store), time.time)
+    try:
+        yield catalog
+    finally:
+        catalog.close()
+
+
+def positive(text: str) -> int:
+    """The type of an argument that counts rows."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
 def output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -61,13 +79,18 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: 
         table.add_column(column, overflow="fold", no_wrap=not sys.stdout.isatty())
     count = 0
     for row in rows:
-        # Image names come from users: nothing in them may act as markup.
-        table.add_row(*(text.replace("[", "\\[") for text in row))
+        # Names and reasons come from users and registries: nothing in them may act, as markup or on the terminal.
+        table.add_row(*(Text(harmless(text)) for text in row))
         count += 1
     if not count:
         print(empty, file=sys.stderr)
         return
     Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(table)
+
+
+def harmless(text: str) -> str:
+    """`text` with characters that control a terminal written as escapes."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def show_json(value: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from catalog.admin_session import output_options, session, show_json, show_table
+from catalog.admin_session import output_options, positive, session, show_json, show_table
 from catalog.callers import user_name
 from catalog.rest_usage import file_json, share_json
 from catalog.times import parse_time
@@ -19,7 +19,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--images", action="store_true", help="list image files, the largest first, instead of users")
     parser.add_argument("--system", help="only this system")
     parser.add_argument("--as-of", help="at this time: 2026-11-23T18:00:00+01:00, 2026-11-23, 2h, 3d (default: now)")
-    parser.add_argument("--limit", type=int, default=50, help="at most so many rows (default: 50)")
+    parser.add_argument("--limit", type=positive, default=50, help="at most so many rows (default: 50)")
     output_options(parser)
     parser.set_defaults(run=_usage)
 

@@ -6,10 +6,14 @@ version is checked under the same rule, so neither a gap nor a double version ca
 concern.
 
 {_id: 17, last: 18, events: [{o: "<stream>", v: 1, t: "PullRequested", s: <state>, h: <hash>}, ...]}
+
+The number and hash of the newest event are noted once more in another collection, after each save: a log that was cut off
+at its end is shorter than that.
 """
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,9 +36,12 @@ from eventsourcing.persistence import (
     TrackingRecorder,
 )
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
+from pymongo.write_concern import WriteConcern
 
-from catalog.chain import GENESIS, Head, Linked, extend, stream
+from catalog.chain import GENESIS, Head, Linked, extend, identity, stream
 from catalog.leases import Lookup, Progress, SideTableUnavailable
+
+log = logging.getLogger("shifter.store")
 
 _TRIES = 200
 _WAIT_FOR_SERVER = 5000  # milliseconds
@@ -76,14 +83,16 @@ class MongoSnapshots(AggregateRecorder):
             wanted["v"] = {k: v for k, v in (("$gt", gt), ("$lte", lte)) if v is not None}
         with _translated():
             found = self._collection.find(wanted).sort("v", -1 if desc else 1).limit(limit or 0)
-            return [StoredEvent(_identity(one["o"]), one["v"], one["t"], bytes(one["s"])) for one in found]
+            return [StoredEvent(identity(one["o"]), one["v"], one["t"], bytes(one["s"])) for one in found]
 
 
 class MongoLog(ApplicationRecorder):
     """The application recorder of eventsourcing, and a catalog.chain.ChainedLog."""
 
-    def __init__(self, collection: Documents) -> None:
+    def __init__(self, collection: Documents, ends: Documents) -> None:
         self._collection = collection
+        # Not by a majority: it lags behind the log at worst.
+        self._ends = ends.with_options(write_concern=WriteConcern(w=1))
         with _translated():
             collection.create_index("last")
             collection.create_index("events.o")
@@ -119,8 +128,21 @@ class MongoLog(ApplicationRecorder):
                 continue
             except PyMongoError as error:
                 raise OperationalError(f"MongoDB: {error}") from error
+            self._note_end(linked[-1])
             return [one.event.id for one in linked]
         raise OperationalError("MongoDB: too many writers at once")
+
+    def _note_end(self, newest: Linked) -> None:
+        """Notes the newest event unless a newer one is noted. The events are in the log already: nothing is raised."""
+        number = newest.event.id
+        try:
+            self._ends.update_one(
+                {"_id": "commits", "end": {"$lt": number}}, {"$set": {"end": number, "h": newest.hash}}, upsert=True
+            )
+        except DuplicateKeyError:
+            pass  # a newer one is
+        except PyMongoError as error:
+            log.warning("the end of the event log is noted with the next event: %s", error)
 
     def _check_versions(self, keys: Sequence[tuple[str, int]]) -> None:
         """Raises IntegrityError when one of the streams has one of the versions already.
@@ -151,7 +173,7 @@ class MongoLog(ApplicationRecorder):
                 for one in document["events"]:
                     after, until = gt is None or one["v"] > gt, lte is None or one["v"] <= lte
                     if one["o"] == name and after and until:
-                        found.append(StoredEvent(_identity(name), one["v"], one["t"], bytes(one["s"])))
+                        found.append(StoredEvent(identity(name), one["v"], one["t"], bytes(one["s"])))
         found.sort(key=lambda one: one.originator_version, reverse=desc)
         return found if limit is None else found[:limit]
 
@@ -185,21 +207,27 @@ class MongoLog(ApplicationRecorder):
         """Events from number `first` on, each numbered by where it stands and not by what it says of itself."""
         with _translated():
             for document in self._collection.find({"last": {"$gte": first}}).sort("_id", 1).batch_size(500):
-                for number, one in enumerate(document["events"], start=document["_id"]):
+                start = document["_id"] if isinstance(document["_id"], int) else 0
+                for number, one in enumerate(document.get("events", ()), start=start):
                     if number >= first:
                         event = Notification(
                             id=number,
-                            originator_id=_identity(one["o"]),
-                            originator_version=one["v"],
-                            topic=one["t"],
-                            state=bytes(one["s"]),
+                            originator_id=identity(one.get("o")),
+                            originator_version=one.get("v"),
+                            topic=one.get("t"),
+                            state=_bytes(one.get("s")),
                         )
-                        yield Linked(event, bytes(one["h"]))
+                        yield Linked(event, _bytes(one.get("h")))
 
     def head(self) -> Head:
         with _translated():
             newest = self._collection.find_one({}, sort=[("_id", -1)])
-        return Head(newest["last"], bytes(newest["events"][-1]["h"])) if newest else Head(0, GENESIS)
+        return Head(newest["last"], _bytes(newest["events"][-1]["h"])) if newest else Head(0, GENESIS)
+
+    def noted_end(self) -> Head:
+        with _translated():
+            noted = self._ends.find_one({"_id": "commits"})
+        return Head(noted["end"], _bytes(noted["h"])) if noted else Head(0, GENESIS)
 
     def max_notification_id(self) -> int | None:
         with _translated():
@@ -223,7 +251,7 @@ class MongoLogFactory(InfrastructureFactory[Any]):
         self.database = client[database]
 
     def application_recorder(self) -> ApplicationRecorder:
-        return MongoLog(self.database["commits"])
+        return MongoLog(self.database["commits"], self.database["ends"])
 
     def aggregate_recorder(self, purpose: str = "events") -> AggregateRecorder:
         return MongoSnapshots(self.database[purpose])
@@ -244,6 +272,9 @@ class MongoSideTable:
     def __init__(self, database: pymongo.database.Database[dict[str, Any]]) -> None:
         self._beats, self._leases = database["beats"], database["leases"]
         self._progress, self._told, self._lookups = database["progress"], database["told"], database["lookups"]
+        with _side():
+            for field in ("system", "image", "tag"):
+                self._lookups.create_index([(field, 1), ("at", -1)])
 
     def beat(self, instance: str) -> None:
         with _side():
@@ -319,11 +350,9 @@ class MongoSideTable:
         """The connections are the event log's, which closes them."""
 
 
-def _identity(name: str) -> UUID | str:
-    try:
-        return UUID(hex=name)
-    except ValueError:
-        return name
+def _bytes(value: object) -> bytes:
+    """The bytes of a field; of one that somebody rewrote with another type, some that are not what was recorded."""
+    return bytes(value) if isinstance(value, bytes) else str(value).encode()
 
 
 @contextmanager

@@ -111,6 +111,9 @@ class PostgresLog(PostgresApplicationRecorder):
         assert row is not None
         return Head(row["id"], bytes(row["hash"]))
 
+    def noted_end(self) -> Head:
+        return self.head()
+
     def max_notification_id(self) -> int | None:
         return self.head().id or None
 
@@ -131,7 +134,7 @@ class PostgresLogFactory(PostgresFactory):
         except psycopg.ProgrammingError as error:
             # Not the library's message: it may show the password.
             raise ConfigError("EventStore.uri is no postgresql://user:password@host:port/database") from error
-        return cls(
+        factory = cls(
             {
                 "POSTGRES_DBNAME": str(given.get("dbname", "shifter")),
                 "POSTGRES_HOST": str(given.get("host", "localhost")),
@@ -145,6 +148,11 @@ class PostgresLogFactory(PostgresFactory):
                 "IS_SNAPSHOTTING_ENABLED": "y",
             }
         )
+        # What the library has no name for: sslmode, sslrootcert, options, target_session_attrs ...
+        kwargs = factory.datastore.pool.kwargs
+        assert isinstance(kwargs, dict)
+        kwargs.update({key: value for key, value in given.items() if key not in kwargs and value is not None})
+        return factory
 
     def aggregate_recorder(self, purpose: str = "events") -> AggregateRecorder:
         _create(self.datastore, ())  # the library creates tables, and no schema

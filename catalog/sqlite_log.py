@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from eventsourcing.persistence import (
     AggregateRecorder,
     ApplicationRecorder,
     Notification,
+    OperationalError,
     StoredEvent,
 )
 from eventsourcing.sqlite import (
@@ -27,9 +30,10 @@ from eventsourcing.sqlite import (
     SQLiteCursor,
     SQLiteDatastore,
     SQLiteFactory,
+    SQLiteTransaction,
 )
 
-from catalog.chain import Head, Linked, extend, stream
+from catalog.chain import Head, Linked, identity, links, stream
 
 LOCK_SECONDS = 30
 
@@ -39,7 +43,8 @@ class SqliteLog(SQLiteApplicationRecorder):
 
     def __init__(self, datastore: SQLiteDatastore, events_table_name: str = "stored_events") -> None:
         super().__init__(datastore, events_table_name)
-        self._lock_file = _lock_file(datastore.pool.db_name)
+        self._insert = f"INSERT INTO {self.events_table_name} VALUES (?,?,?,?,?,?)"  # noqa: S608 — the name is ours
+        self._turns = _Turns(_lock_file(datastore.pool.db_name))
 
     def construct_create_table_statements(self) -> list[str]:
         return [
@@ -56,33 +61,24 @@ class SqliteLog(SQLiteApplicationRecorder):
         ]
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
-        if self.datastore.pool.is_sqlite_memory_mode:
-            return super().insert_events(stored_events, **kwargs)
-        with _turn(self._lock_file):
-            return super().insert_events(stored_events, **kwargs)
+        with (
+            self._turns.taken(),
+            self.datastore.get_connection(commit=True) as connection,
+            _Writing(connection, commit=True) as cursor,
+        ):
+            return self._insert_events(cursor, stored_events)
 
     def _insert_events(self, c: SQLiteCursor, stored_events: Sequence[StoredEvent], **_: Any) -> Sequence[int] | None:
-        # A write comes first in the transaction: it takes the write lock (waiting for it), so the head read is current.
-        c.execute("UPDATE chain_head SET id = id RETURNING id, hash")
+        c.execute("SELECT id, hash FROM chain_head")
         row = c.fetchone()
-        linked = extend(Head(row["id"], row["hash"]), stored_events)
-        c.executemany(
-            f"INSERT INTO {self.events_table_name} VALUES (?,?,?,?,?,?)",  # noqa: S608 — the table's name is ours
-            [
-                (
-                    one.event.id,
-                    stream(one.event),
-                    one.event.originator_version,
-                    one.event.topic,
-                    one.event.state,
-                    one.hash,
-                )
-                for one in linked
-            ],
-        )
-        if linked:
-            c.execute("UPDATE chain_head SET id = ?, hash = ?", (linked[-1].event.id, linked[-1].hash))
-        return [one.event.id for one in linked]
+        rows = [
+            (number, stream(event), event.originator_version, event.topic, event.state, linked)
+            for number, event, linked in links(Head(row["id"], row["hash"]), stored_events)
+        ]
+        c.executemany(self._insert, rows)
+        if rows:
+            c.execute("UPDATE chain_head SET id = ?, hash = ?", (rows[-1][0], rows[-1][-1]))
+        return [row[0] for row in rows]
 
     def select_notifications(
         self,
@@ -119,7 +115,7 @@ class SqliteLog(SQLiteApplicationRecorder):
                 Linked(
                     Notification(
                         id=row["id"],
-                        originator_id=self.convert_originator_id(row["originator_id"]),
+                        originator_id=identity(row["originator_id"]),
                         originator_version=row["originator_version"],
                         topic=row["topic"],
                         state=row["state"],
@@ -134,6 +130,9 @@ class SqliteLog(SQLiteApplicationRecorder):
             c.execute("SELECT id, hash FROM chain_head")
             row = c.fetchone()
         return Head(row["id"], row["hash"])
+
+    def noted_end(self) -> Head:
+        return self.head()
 
     def max_notification_id(self) -> int | None:  # type: ignore[override] # the base class says int, and returns None too
         return self.head().id or None
@@ -151,24 +150,52 @@ class SqliteLogFactory(SQLiteFactory):
         return cls({**cls.defaults, "SQLITE_DBNAME": str(path)})
 
     def application_recorder(self) -> ApplicationRecorder:
-        with _turn(_lock_file(self.datastore.pool.db_name)):
+        with _Turns(_lock_file(self.datastore.pool.db_name)).taken():
             return super().application_recorder()
 
     def aggregate_recorder(self, purpose: str = "events") -> AggregateRecorder:
-        with _turn(_lock_file(self.datastore.pool.db_name)):
+        with _Turns(_lock_file(self.datastore.pool.db_name)).taken():
             return super().aggregate_recorder(purpose)
 
 
-def _lock_file(database: str) -> str:
-    return os.devnull if SQLiteConnectionPool.detect_memory_mode(database) else f"{database}.lock"
+def _lock_file(database: str) -> str | None:
+    return None if SQLiteConnectionPool.detect_memory_mode(database) else f"{database}.lock"
 
 
-@contextmanager
-def _turn(lock_file: str) -> Iterator[None]:
-    """One writer at a time, also among processes, and in the order in which they came."""
-    descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+class _Writing(SQLiteTransaction):
+    """A transaction that has the write lock from its beginning (and waits for it), so that what it reads is current."""
+
+    def __enter__(self) -> SQLiteCursor:
+        cursor = self.connection.cursor()
+        try:
+            cursor.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise OperationalError(error) from error
+        return cursor
+
+
+class _Turns:
+    """One writer at a time, also among threads and processes, and about in the order in which they came."""
+
+    def __init__(self, lock_file: str | None) -> None:
+        self._file = lock_file
+        self._descriptor: int | None = None
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        with self._lock:
+            if self._file is None:
+                yield
+                return
+            if self._descriptor is None:
+                self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def __del__(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)

@@ -40,6 +40,14 @@ def test_an_untouched_log_has_no_fault(log: tuple[SqliteLog, sqlite3.Connection]
         ("DELETE FROM stored_events WHERE id = 1", 1, "event 1 is missing"),
         ("DELETE FROM stored_events WHERE id >= 9", 9, "events 9 to 10 are missing from the end"),
         ("DELETE FROM stored_events", 1, "events 1 to 10 are missing"),
+        ("UPDATE stored_events SET originator_id = 'nobody' WHERE id = 3", 3, "is not what was recorded"),
+        ("UPDATE stored_events SET state = 5 WHERE id = 7", 7, "is not what was recorded"),
+        ("UPDATE stored_events SET topic = x'ff', hash = 'x' WHERE id = 7", 7, "is not what was recorded"),
+        (
+            "INSERT INTO stored_events SELECT 11, originator_id, 9, topic, state, hash FROM stored_events WHERE id = 3",
+            11,
+            "was put after the end of the log",
+        ),
     ],
 )
 def test_the_first_bad_or_missing_event_is_named(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
+import psycopg
+import pymongo
 import pytest
 from eventsourcing.persistence import (
     AggregateRecorder,
@@ -215,6 +219,65 @@ def test_a_save_is_whole_or_not_at_all(fresh: EventStoreChoice) -> None:
     log.insert_events([StoredEvent(two, 1, "t", b"")])
     assert log.max_notification_id() == 2
     assert verify(log) is None
+    factory.close()
+
+
+def _cut_off(choice: EventStoreChoice, number: int) -> None:
+    """Removes the events from `number` on, as somebody with the database's own tools would."""
+    if choice.kind == "sqlite":
+        with sqlite3.connect(choice.uri) as connection:
+            connection.execute("DELETE FROM stored_events WHERE id >= ?", (number,))
+        connection.close()
+    elif choice.kind == "postgresql":
+        with psycopg.connect(choice.uri) as server:
+            server.execute(f'DELETE FROM "{choice.database}".stored_events WHERE notification_id >= {number}')
+    else:
+        with pymongo.MongoClient[dict[str, Any]](choice.uri) as client:
+            client[choice.database]["commits"].delete_many({"_id": {"$gte": number}})
+
+
+def test_a_log_that_was_cut_off_at_its_end_is_found(fresh: EventStoreChoice) -> None:
+    factory = open_factory(fresh)
+    log: Any = factory.application_recorder()
+    stream = uuid4()
+    for version in range(1, 6):
+        log.insert_events([StoredEvent(stream, version, "t", b"a")])
+    assert verify(log) is None
+    _cut_off(fresh, 4)
+    fault = verify(log)
+    assert fault is not None
+    assert (fault.id, fault.reason) == (4, "events 4 to 5 are missing from the end of the log")
+    factory.close()
+
+
+def test_a_log_of_mongodb_whose_documents_were_changed_names_the_first_bad_event(servers: Servers) -> None:
+    changes: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"_id": 2}, {"$set": {"events.0.s": b"b"}}),
+        ({"_id": 2}, {"$set": {"events.0.s": 7, "events.0.h": "x"}}),
+        ({"_id": 2}, {"$unset": {"events.0.o": ""}}),
+        ({"_id": 2}, {"$unset": {"events": ""}}),
+    ]
+    for which, change in changes:
+        choice = servers.fresh("mongodb")
+        factory = open_factory(choice)
+        log: Any = factory.application_recorder()
+        for version in range(1, 4):
+            log.insert_events([StoredEvent(uuid4(), version, "t", b"a")])
+        with pymongo.MongoClient[dict[str, Any]](choice.uri) as client:
+            client[choice.database]["commits"].update_one(which, change)
+        fault = verify(log)
+        assert fault is not None
+        assert fault.id == 2
+        factory.close()
+
+
+def test_what_a_postgresql_uri_says_beyond_the_library_s_words_reaches_the_server(servers: Servers) -> None:
+    choice = servers.fresh("postgresql")
+    factory: Any = open_factory(replace(choice, uri=f"{choice.uri}?application_name=gateway-one&sslmode=disable"))
+    with factory.datastore.transaction() as cursor:
+        cursor.execute("SELECT current_setting('application_name') AS name")
+        assert cursor.fetchone()["name"] == "gateway-one"
+    assert factory.datastore.pool.kwargs["sslmode"] == "disable"
     factory.close()
 
 
