@@ -1,15 +1,16 @@
 """`shifter-admin migrate`: takes over the images and records of an older gateway from its MongoDB.
 
-Reads the collection `images` as the original gateway keeps it, and the image files beside their `.meta` in the image
-directory. Each record becomes an event (Migrated), each file goes into the store, its place is taken by the relative
-link that nodes follow. Nothing of the old gateway is changed but those files' places. May be stopped and started again
-at any time: what is taken over already is left alone.
+Reads the collection `images` as the original gateway keeps it, and the image files in the image directory. Each record
+becomes an event (Migrated; Used as well when it was looked up since, so that it expires when it would have), each file goes
+into the store, its place is taken by the relative link that nodes follow. Nothing of the old gateway is changed but those
+files' places. May be stopped and started again at any time: what is taken over already is left alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -20,13 +21,17 @@ from typing import Any
 
 from catalog.acl import PUBLIC, Access
 from catalog.admin_session import AdminError, Session, output_options, session, show_json, show_table
+from catalog.domain import ImageReference
+from catalog.failure import PullFailed
 from catalog.gateway import publication_of
 from catalog.leases import Leases
 from catalog.publication import Publication
 from catalog.record import Image
 from catalog.reference import Reference, ReferenceInvalid, parse
+from catalog.squashfs import read_superblock
 from catalog.states import NotAllowed
 
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _OWNER_UNKNOWN = 0  # the original does not record who pulled; root may change the ACL then
 
 
@@ -42,6 +47,7 @@ class Old:
     workdir: str | None
     labels: Mapping[str, str]
     pulled_at: float
+    expires_at: float
     format: str
     arch: str
 
@@ -105,14 +111,20 @@ def _publication(opened: Session) -> Iterator[Publication]:
 
 def _documents(uri: str, database: str) -> Iterator[dict[str, Any]]:
     import pymongo
-    from pymongo.errors import PyMongoError
+    from pymongo.errors import ConfigurationError, InvalidURI, PyMongoError
 
     try:
         client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri, serverSelectionTimeoutMS=5000)
         with client:
-            yield from client[database]["images"].find({"status": "READY"})
+            # All at once: a server ends a cursor that waits while a large image is copied. Not the copy for scripts that
+            # this gateway keeps in the same place (catalog.mongo_mirror).
+            found = list(client[database]["images"].find({"status": "READY", "mirror": {"$ne": True}}))
+    except (ConfigurationError, InvalidURI) as error:
+        # Not its text: it may repeat the URI with the password.
+        raise AdminError(f"--from-mongo is no usable mongodb:// URI ({type(error).__name__})") from error
     except PyMongoError as error:
         raise AdminError(f"cannot read the old catalog: {type(error).__name__}: {error}") from error
+    yield from found
 
 
 def _tags(document: dict[str, Any], opened: Session, outcomes: list[Outcome]) -> Iterator[Old]:
@@ -133,18 +145,22 @@ def _tags(document: dict[str, Any], opened: Session, outcomes: list[Outcome]) ->
 
 
 def _old(document: dict[str, Any], reference: Reference, arch: str) -> Old:
+    image_id = str(document.get("id") or "")
+    if not _ID.fullmatch(image_id):
+        raise ValueError(f"its record has the id {image_id!r}")
     users, groups = document.get("userACL") or [], document.get("groupACL") or []
     private = document.get("private") is not False and bool(users or groups)
     entry = document.get("ENTRY")
     return Old(
         reference=reference,
-        image_id=str(document["id"]),
+        image_id=image_id,
         access=Access(False, frozenset(map(int, users)), frozenset(map(int, groups))) if private else PUBLIC,
         env=tuple(map(str, document.get("ENV") or [])),
         entrypoint=None if not entry else (entry,) if isinstance(entry, str) else tuple(map(str, entry)),
         workdir=document.get("WORKDIR") or None,
         labels={str(key): str(value) for key, value in (document.get("LABELS") or {}).items()},
         pulled_at=float(document.get("last_pull") or 0),
+        expires_at=float(document.get("expiration") or 0),
         format=str(document.get("format") or "squashfs"),
         arch=str(document.get("arch") or arch),
     )
@@ -158,6 +174,11 @@ def _take(old: Old, opened: Session, publication: Publication, image_dir: Path, 
     file = image_dir / f"{old.image_id}.{old.format}"
     if not file.is_file():
         return Outcome(name, system, f"not possible: {file} is missing", failed=True)
+    if old.format == "squashfs":
+        try:
+            read_superblock(file)  # the original gave a name to what a failed converter had left
+        except PullFailed as error:
+            return Outcome(name, system, f"not possible: {error}; pull it again", failed=True)
     if dry:
         return Outcome(name, system, "migrated")
     platform = opened.configuration.platforms[system]
@@ -181,10 +202,16 @@ def _take(old: Old, opened: Session, publication: Publication, image_dir: Path, 
             _link(place.directory / file.name, place.store.path(stored.name))
             publication.publish(platform, image, old.access)
             at = old.pulled_at or time.time()
-            opened.catalog.change(
-                old.reference,
-                lambda it: it.migrate(image, old.access, at, owner=_OWNER_UNKNOWN, user=f"uid {os.getuid()}"),
-            )
+            used = old.expires_at - opened.configuration.image_expiration.total_seconds()
+            user = f"uid {os.getuid()}"
+
+            def take(it: ImageReference) -> None:
+                it.migrate(image, old.access, at, owner=_OWNER_UNKNOWN, user=user)
+                if used > at:
+                    # Looked up since it was pulled: it expires when it would have.
+                    it.use(min(used, time.time()), uid=_OWNER_UNKNOWN, user=user)
+
+            opened.catalog.change(old.reference, take)
     except NotAllowed as error:
         return Outcome(name, system, f"not possible: {error}", failed=True)
     return Outcome(name, system, "migrated")

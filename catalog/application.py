@@ -27,7 +27,7 @@ from pymongo.errors import PyMongoError
 from catalog.config import Configuration, EventStoreChoice
 from catalog.domain import ImageReference
 from catalog.image_list import ImageList
-from catalog.leases import SideTable, SqliteSideTable
+from catalog.leases import Leases, SideTable, SqliteSideTable
 from catalog.record import Record
 from catalog.reference import Reference
 from catalog.sqlite_log import SqliteLogFactory
@@ -145,7 +145,7 @@ def open_side_table(factory: InfrastructureFactory[Any], choice: EventStoreChoic
 
 
 def open_mirror(
-    factory: InfrastructureFactory[Any], images: ImageList, configuration: Configuration
+    factory: InfrastructureFactory[Any], images: ImageList, configuration: Configuration, leases: Leases
 ) -> Callable[[], None]:
     """What keeps the old gateway's collection up to date; for stores other than MongoDB it does nothing."""
     if configuration.store.kind != "mongodb":
@@ -154,7 +154,9 @@ def open_mirror(
     from catalog.mongo_mirror import MongoMirror
 
     assert isinstance(factory, MongoLogFactory)
-    return MongoMirror(factory.database, images, configuration.image_expiration.total_seconds()).update
+    return MongoMirror(
+        factory.database, images, configuration.image_expiration.total_seconds(), lambda: leases.take("mirror")
+    ).update
 
 
 class StoreUnavailable(Exception):

@@ -105,7 +105,7 @@ class Gateway:
             self.workers.wake,
         )
         self.lookups = LookupLog(self.leases.table, clock, on=configuration.metrics)
-        mirror = open_mirror(self.catalog.factory, self.images, configuration)
+        mirror = open_mirror(self.catalog.factory, self.images, configuration, self.leases)
 
         def each_beat() -> None:
             self.lookups.flush()

@@ -20,6 +20,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -121,7 +122,8 @@ class SqliteSideTable:
         try:
             if connection is None:
                 self._local.connection = connection = sqlite3.connect(self._path, timeout=30, isolation_level=None)
-                connection.execute("PRAGMA synchronous=OFF")  # what a power cut takes was only about living processes
+                # A power cut may take the last moments, which were about living processes; it must not damage the file.
+                connection.execute("PRAGMA synchronous=NORMAL")
             return connection.execute(statement, values)
         except sqlite3.Error as error:
             raise SideTableUnavailable(f"{self._path}: {error}") from error
@@ -166,12 +168,17 @@ class SqliteSideTable:
 
     def add_lookups(self, lookups: Iterable[Lookup]) -> None:
         self._run("BEGIN IMMEDIATE")
-        for one in lookups:
-            self._run(
-                "INSERT INTO lookups (system, itype, tag, image, uid, user, at) VALUES (?,?,?,?,?,?,?)",
-                *asdict(one).values(),
-            )
-        self._run("COMMIT")
+        try:
+            for one in lookups:
+                self._run(
+                    "INSERT INTO lookups (system, itype, tag, image, uid, user, at) VALUES (?,?,?,?,?,?,?)",
+                    *asdict(one).values(),
+                )
+            self._run("COMMIT")
+        except BaseException:
+            with suppress(SideTableUnavailable):
+                self._run("ROLLBACK")  # else this thread could never begin another
+            raise
 
     def lookups(
         self, system: str, *, limit: int, image: str | None = None, since: float = 0, until: float = 1e18

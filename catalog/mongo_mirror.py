@@ -1,16 +1,19 @@
 """The collection `images`, kept in the shape that the original gateway gave it, for a site's scripts that read it.
 
 Only with the event store in MongoDB. A copy for reading: nothing is read back from it, and it is brought up to date a second
-or two after the event log. One document for each image of a system and type, with its tags, as the original has it; a
-reference that has no image yet has one of its own.
+or two after the event log, by one gateway at a time. One document for each image of a system and type, with its tags, as the
+original has it; a reference that has no image yet has one of its own. A document of the original whose tags are all in one of
+ours is moved to the collection `images_before`, so that scripts do not find an image twice.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+import json
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import pymongo
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
@@ -18,49 +21,110 @@ from catalog.image_list import ImageList
 from catalog.leases import SideTableUnavailable
 from catalog.record import Record
 
+_AT_ONCE = 500  # events
+_SECONDS = 1.0  # in one `update`: the heart that calls it must go on beating
+
+Group = tuple[str, str, str]
+"""System, type, and the image's id or `none:` with the tag of a reference without an image."""
+
 
 class MongoMirror:
-    """Call `update` now and then; it does nothing while the event log has not grown."""
+    """Call `update` now and then; it does nothing while the event log has not grown. `turn` says whether this gateway is
+    the one that keeps the collection.
+    """
 
-    def __init__(self, database: Database[dict[str, Any]], images: ImageList, expiration: float) -> None:
+    def __init__(
+        self, database: Database[dict[str, Any]], images: ImageList, expiration: float, turn: Callable[[], bool]
+    ) -> None:
         self._collection = database["images"]
+        self._before = database["images_before"]
+        self._places = database["mirror"]
         self._images = images
         self._expiration = expiration
-        self._position = -1
-        self._written: dict[str, int] | None = None  # a hash for each document: a hundred thousand would fill memory
+        self._turn = turn
+        self._position: int | None = None  # None: whoever kept it before has noted it
+        self._originals = True  # there may be documents of the original
 
     def update(self) -> None:
-        """Brings the collection up to date. Raises SideTableUnavailable."""
-        self._images.connection()
-        position = self._images.position()
-        if position == self._position:
+        """Brings the collection up to date, or some way towards it. Raises SideTableUnavailable."""
+        if not self._turn():
+            self._position = None
             return
-        wanted = documents(self._images.all(), self._expiration)
-        hashes = {key: hash(repr(document)) for key, document in wanted.items()}
+        end = time.monotonic() + _SECONDS
         try:
-            if self._written is None:
-                # What an earlier process of ours wrote; the original's own documents have other kinds of `_id`.
-                ours = self._collection.find({"mirror": True}, {"_id": 1})
-                self._written = {one["_id"]: 0 for one in ours}
-            for key, document in wanted.items():
-                if self._written.get(key) != hashes[key]:
-                    self._collection.replace_one({"_id": key}, document, upsert=True)
-            for key in self._written.keys() - wanted.keys():
-                self._collection.delete_one({"_id": key})
+            position = self._begin()
+            while time.monotonic() < end:
+                position, groups = self._touched(position)
+                if not groups and position == self._position:
+                    return
+                self._write(groups)
+                self._places.replace_one({"_id": "images"}, {"position": position}, upsert=True)
+                self._position = position
         except PyMongoError as error:
             raise SideTableUnavailable(f"MongoDB: {error}") from error
-        self._written = hashes
-        self._position = position
 
+    def _begin(self) -> int:
+        self._images.connection()
+        if self._position is None:
+            noted = self._places.find_one({"_id": "images"})
+            self._position = noted["position"] if noted else 0
+            self._originals = self._collection.find_one({"mirror": {"$ne": True}}) is not None
+        if self._position > self._images.position():  # the log was restored from a backup
+            self._collection.delete_many({"mirror": True})
+            self._position = 0
+        return self._position
 
-def documents(records: Iterable[Record], expiration: float) -> dict[str, dict[str, Any]]:
-    """The documents for `records`, by `_id`. expiration: seconds after the last use."""
-    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
-    for record in records:
-        name = record.reference
-        image = record.image.id if record.image is not None else f"none:{name.tag}"
-        groups[name.system, name.itype, image].append(record)
-    return {":".join(key): _document(group, expiration) for key, group in groups.items()}
+    def _touched(self, position: int) -> tuple[int, set[Group]]:
+        """The groups that the next events after `position` changed, and the number of the last of these events."""
+        connection = self._images.connection()
+        rows = connection.execute(
+            "SELECT id, ref FROM history WHERE id > ? ORDER BY id LIMIT ?", (position, _AT_ONCE)
+        ).fetchall()
+        groups: set[Group] = set()
+        for ref in {row[1] for row in rows}:
+            system, itype, tag, image = connection.execute(
+                "SELECT system, itype, tag, image FROM records WHERE ref = ?", (ref,)
+            ).fetchone()
+            groups.add((system, itype, f"none:{tag}"))
+            had = connection.execute("SELECT DISTINCT image FROM spans WHERE ref = ?", (ref,))
+            groups |= {(system, itype, one) for one in ({one for (one,) in had} | {image}) if one is not None}
+        return (rows[-1][0] if rows else position), groups
+
+    def _write(self, groups: set[Group]) -> None:
+        wanted = {group: self._records(group) for group in groups}
+        made = {group: _document(records, self._expiration) for group, records in wanted.items() if records}
+        changes: list[Any] = [
+            pymongo.ReplaceOne({"_id": ":".join(group)}, document, upsert=True) for group, document in made.items()
+        ]
+        changes += [pymongo.DeleteOne({"_id": ":".join(group)}) for group in groups - made.keys()]
+        if changes:
+            self._collection.bulk_write(changes, ordered=False)
+        if self._originals:
+            self._put_away({group: document for group, document in made.items() if "id" in document})
+
+    def _records(self, group: Group) -> list[Record]:
+        system, itype, image = group
+        if image.startswith("none:"):
+            rows = self._images.connection().execute(
+                "SELECT record FROM records WHERE system = ? AND itype = ? AND tag = ? AND image IS NULL",
+                (system, itype, image.removeprefix("none:")),
+            )
+        else:
+            rows = self._images.connection().execute(
+                "SELECT record FROM records INDEXED BY records_image WHERE image = ? AND system = ? AND itype = ?",
+                (image, system, itype),
+            )
+        return [Record.from_json(json.loads(text)) for (text,) in rows]
+
+    def _put_away(self, made: Mapping[Group, Mapping[str, Any]]) -> None:
+        """Moves documents of the original that say nothing more than ours."""
+        ids = sorted({group[2] for group in made})
+        for old in list(self._collection.find({"id": {"$in": ids}, "mirror": {"$ne": True}})):
+            ours = made.get((old.get("system", ""), old.get("itype", ""), old["id"]))
+            tags = old.get("tag") or []
+            if ours is not None and set([tags] if isinstance(tags, str) else tags) <= set(ours["tag"]):
+                self._before.replace_one({"_id": old["_id"]}, old, upsert=True)
+                self._collection.delete_one({"_id": old["_id"]})
 
 
 def _document(group: list[Record], expiration: float) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import struct
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,8 @@ import pymongo
 import pytest
 
 from catalog.admin import main
+from catalog.admin_session import show_table
+from catalog.reference import Reference
 from tests.catalog.databases import ferretdb
 from tests.catalog.gateway_fixture import ALICE, BOB, CAROL, SYSTEM, Content, ImaginedRegistry, InProcess, document
 from tests.requires import requires_root
@@ -137,6 +140,40 @@ def test_who_can_run_an_image_now_and_then(admin: Admin, lived: InProcess) -> No
     assert admin.errors == "shifter-admin: no image bar:1\n"
 
 
+def test_who_can_run_what_its_registry_gives_to_anybody_though_its_tag_is_private(
+    admin: Admin, lived: InProcess
+) -> None:
+    lived.pulled("bar:9", ALICE, body={"allowed_uids": str(BOB)})
+    assert lived.request("GET", f"/api/lookup/{SYSTEM}/docker/bar:9", CAROL).status_code == 404
+    (found,) = admin.json("who-can-run", "bar:9")
+    assert found["public"] is True
+    assert lived.node_record(found["id"])["public"] is True
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("history", "--limit", "0"),
+        ("failures", "--limit", "-1"),
+        ("usage", "--limit", "x"),
+        ("who-ran", "--limit", "0"),
+        ("history", "--action", "flies"),
+    ],
+)
+def test_a_number_or_an_action_that_is_none_is_a_wrong_command_line(
+    admin: Admin, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        admin(*words)
+    assert ended.value.code == 2
+    assert repr(words[2]) in capsys.readouterr().err
+
+
+def test_a_table_shows_what_registries_and_users_wrote_and_obeys_none_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(("what",), [("\x1b]0;mine\x07 [red]a\\[/] \r\n\u202e b",)], empty="")
+    assert capsys.readouterr().out.splitlines()[1].rstrip() == r"\x1b]0;mine\x07 [red]a\[/] \r\n\u202e b"
+
+
 def test_who_ran_an_image(admin: Admin, lived: InProcess) -> None:
     lived.clock.now += 7200
     lived.request("GET", f"/api/lookup/{SYSTEM}/docker/secret:1", BOB)
@@ -178,6 +215,22 @@ def test_audit_verify_finds_a_changed_event_and_names_it(admin: Admin, lived: In
     connection.execute("UPDATE stored_events SET state = replace(state, '\"uid\"', '\"gid\"') WHERE id = 2")
     admin("audit", "verify", status=1)
     assert "the event log is damaged: event 2 (PullRequested) is not what was recorded" in admin.errors
+
+
+def test_a_damaged_log_is_audited_and_exported_also_without_an_image_list(admin: Admin, lived: InProcess) -> None:
+    state = lived.directory / "state"
+    connection = sqlite3.connect(state / "events.sqlite", isolation_level=None)
+    connection.execute("UPDATE stored_events SET state = '{', originator_id = 'x' WHERE id = 2")
+    for path in state.glob("images.sqlite*"):
+        path.unlink()
+    admin("audit", "verify", status=1)
+    assert "the event log is damaged: event 2 (PullRequested) is not what was recorded" in admin.errors
+    lines = [json.loads(line) for line in admin("audit", "export").splitlines()]
+    assert (lines[1]["stream"], lines[1]["state"]) == ("x", "'{'")
+    admin("rebuild", status=1)
+    assert admin.errors.startswith("shifter-admin: event 2 of the log cannot be read (")
+    assert admin.errors.count("\n") == 1
+    assert not list(state.glob("images.sqlite.[0-9]*"))
 
 
 def test_audit_verify_finds_a_log_that_was_written_anew(admin: Admin) -> None:
@@ -222,6 +275,15 @@ def test_the_queue_says_who_works_at_what_and_what_failed(admin: Admin, lived: I
 # Taking over from the original gateway
 
 
+def squashfs(content: bytes) -> bytes:
+    """A squashfs 4.0 as far as its superblock goes."""
+    size = 96 + len(content)
+    return (
+        struct.pack("<IIIIIHHHHHHQQQQQQQQ", 0x73717368, 1, 0, 1 << 17, 0, 6, 17, 0, 1, 4, 0, 0, size, *[0] * 6)
+        + content
+    )
+
+
 @pytest.fixture
 def old_mongo() -> Iterator[str]:
     with ferretdb() as uri:
@@ -234,8 +296,10 @@ def test_migrate_takes_over_records_files_acls_and_environment(
     images = tmp_path / "images"
     images.mkdir()
     public, private, lost = "a" * 64, "b" * 64, "c" * 64
-    (images / f"{public}.squashfs").write_bytes(b"public image")
-    (images / f"{private}.squashfs").write_bytes(b"private image")
+    half = "f" * 64
+    (images / f"{public}.squashfs").write_bytes(squashfs(b"public image"))
+    (images / f"{private}.squashfs").write_bytes(squashfs(b"private image"))
+    (images / f"{half}.squashfs").write_bytes(squashfs(b"what a converter left that failed")[:-5])
     common = {"itype": "docker", "system": SYSTEM, "status": "READY", "format": "squashfs", "arch": "x86_64",
               "os": "linux", "location": "", "remotetype": "dockerv2", "ostcount": "0", "replication": "1",
               "last_pull": 1700000000.5, "expiration": 1.8e9}  # fmt: skip
@@ -249,6 +313,9 @@ def test_migrate_takes_over_records_files_acls_and_environment(
             {**common, "id": lost, "tag": ["lost:1"]},
             {**common, "id": "d" * 64, "tag": ["else:1"], "system": "elsewhere"},
             {**common, "id": "e" * 64, "tag": ["bad:1"], "status": "FAILURE"},
+            {**common, "id": half, "tag": ["half:1"]},
+            {**common, "id": "../x", "tag": ["out:1"]},
+            {**common, "id": public, "tag": ["ubuntu:22.04"], "mirror": True, "system": "elsewhere"},
         ]
     )  # fmt: skip
     client.close()
@@ -260,21 +327,26 @@ def test_migrate_takes_over_records_files_acls_and_environment(
     assert "migrated" in admin(*words, "--dry-run", status=1)
     assert not (images / f"{public}.squashfs").is_symlink()
     table = admin(*words, status=1)
-    assert "3 migrated, 2 not possible" in admin.errors
+    assert "3 migrated, 4 not possible" in admin.errors
     assert f"{images / lost}.squashfs is missing" in table
     assert "system elsewhere is not in Platforms" in table
+    assert f"{half}.squashfs is cut off" in table
+    assert "its record has the id '../x'" in table
     admin(*words, status=1)
-    assert "0 migrated, 2 not possible" in admin.errors  # a second run finds all there
+    assert "0 migrated, 4 not possible" in admin.errors  # a second run finds all there
 
     site = open_gateway()
     found = site.request("GET", f"/api/lookup/{SYSTEM}/docker/ubuntu:22.04", None).json
     assert (found["id"], found["ENV"], found["ENTRY"], found["WORKDIR"]) == (public, ["PATH=/bin"], ["/bin/sh"], "/w")
     assert found["tag"] == ["ubuntu:22.04", "ubuntu:latest"]
     assert found["last_pull"] == 1700000000.5
+    # It had been looked up since: it expires when it would have.
+    record = site.gateway.images.get(Reference(SYSTEM, "docker", "secret:1"))  # nobody has looked it up yet
+    assert record.used_at + site.gateway.configuration.image_expiration.total_seconds() == 1.8e9
     assert site.request("GET", f"/api/lookup/{SYSTEM}/docker/secret:1", 1001).status_code == 200
     assert site.request("GET", f"/api/lookup/{SYSTEM}/docker/secret:1", 1002).status_code == 404
     node = site.node_record(private)
     assert (node["public"], node["uids"], node["gids"]) == (False, [1000, 1001], [50])
     link = images / f"{private}.squashfs"
     assert link.is_symlink()
-    assert link.read_bytes() == b"private image"
+    assert link.read_bytes() == squashfs(b"private image")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from catalog.leases import Leases, Lookup, Progress, SqliteSideTable, new_instance, process_gone
+from catalog.leases import Leases, Lookup, Progress, SideTableUnavailable, SqliteSideTable, new_instance, process_gone
 
 
 class Time:
@@ -119,3 +120,14 @@ def test_look_ups_are_listed_newest_last(table: SqliteSideTable) -> None:
     assert table.lookups("s", limit=2) == made[-2:]
     assert table.lookups("s", limit=9, image="a:1") == made[1::2]
     assert table.lookups("s", limit=9, since=2, until=4) == made[2:4]
+
+
+def test_look_ups_that_cannot_be_written_once_can_be_later(table: SqliteSideTable, tmp_path: Path) -> None:
+    one = Lookup("s", "docker", "a:1", "f" * 64, 1, "u", 1.0)
+    other = sqlite3.connect(tmp_path / "leases.sqlite", isolation_level=None)
+    other.execute("CREATE TRIGGER full BEFORE INSERT ON lookups BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    with pytest.raises(SideTableUnavailable, match="disk full"):
+        table.add_lookups([one, one])
+    other.execute("DROP TRIGGER full")
+    table.add_lookups([one])
+    assert table.lookups("s", limit=9) == [one]
