@@ -72,6 +72,11 @@ def register(subparsers: Any) -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--system", help="the platform (default: the only one)")
     parser.add_argument("--public", action="store_true", help="also when the image was private where it comes from")
+    parser.add_argument(
+        "--trusted",
+        action="store_true",
+        help="take the image file as it is, from a medium that nobody else could write to (default: make it from the layers)",
+    )
     parser.add_argument("--image", help="call it so (default: as it was called where it comes from)")
 
 
@@ -183,6 +188,7 @@ def _import(arguments: argparse.Namespace) -> int:
                 Store(configuration.cache_directory, private=True),
                 images,
                 options_for(configuration, platform),
+                trusted=arguments.trusted,
             )
         except TransferFailed as error:
             raise AdminError(str(error)) from error

@@ -2,9 +2,10 @@
 again.
 
 What is written is an OCI layout that any tool reads (index.json, blobs/), with two files more: `shifter.json`, the
-image's record, and the image file as nodes mount it. On the way in everything is checked again: blobs against their
-digests, the image file against its BLAKE3, which must be the one that this site's own programs remember or make for
-the same layers.
+image's record, and the image file as nodes mount it. On the way in each blob is checked against its digest, and the
+image file is made anew from the layers: nothing else shows that it is theirs, and whoever pulls the same layers later
+gets what is remembered for them. From a medium that is trusted, the file is taken as it is when it has the record's
+BLAKE3 and this site would convert in the same way.
 """
 
 from __future__ import annotations
@@ -75,13 +76,13 @@ def export(target: Path, name: str, image: Image, layers: Store, images: Store, 
 
 
 def take_in(
-    source: Path, platform: Platform, layers: Store, images: Store, options: ConversionOptions
+    source: Path, platform: Platform, layers: Store, images: Store, options: ConversionOptions, *, trusted: bool = False
 ) -> tuple[str, PulledImage]:
     """Brings an exported image into the stores; returns the name it was exported under, and the image, which is as
     public as it was there.
 
-    The image file is taken as it is when this site would make the same from the same layers (same programs and
-    options); else it is made anew. Raises TransferFailed.
+    trusted: takes the image file as it is, when this site would make it with the same programs and options. Else it is
+    made anew. Raises TransferFailed.
     """
     try:
         described = json.loads((source / "shifter.json").read_bytes())
@@ -91,7 +92,8 @@ def take_in(
         raise TransferFailed(f"{source} is no exported image: {error}") from error
     try:
         file = source / f"image.{image.format}"
-        if key == conversion_key(image.layers, options) and recall(images, key) is None and file.is_file():
+        fits = key == conversion_key(image.layers, options) and recall(images, key) is None
+        if trusted and fits and file.is_file():
             try:
                 remember(images, key, images.put_file(file, name=image.object))
             except DigestMismatch as error:

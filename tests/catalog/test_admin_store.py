@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import blake3
 import pytest
 
 from cas.store import Store
@@ -222,8 +223,14 @@ def test_scrub_does_not_fetch_what_was_private(site: Site, admin: Admin) -> None
     assert "set aside; docker:a:1 is not public: pull it again" in admin("scrub")[1]
 
 
+@pytest.mark.parametrize("trust", [(), ("--trusted",)], ids=["made anew", "as it is"])
 def test_export_and_import_carry_an_image_to_another_site(
-    site: Site, admin: Admin, tmp_path: Path, registry: LyingRegistry, capsys: pytest.CaptureFixture[str]
+    site: Site,
+    admin: Admin,
+    tmp_path: Path,
+    registry: LyingRegistry,
+    capsys: pytest.CaptureFixture[str],
+    trust: tuple[str, ...],
 ) -> None:
     image = site.pull()
     out = tmp_path / "carried"
@@ -231,7 +238,7 @@ def test_export_and_import_carry_an_image_to_another_site(
     assert sorted(os.listdir(out)) == ["blobs", "image.squashfs", "index.json", "oci-layout", "shifter.json"]
     other = Site(tmp_path / "other", registry)
     registry.requests.clear()
-    assert other.admin(capsys, "import", str(out))[:2] == (0, f"docker:a:1: {image.id}\n")
+    assert other.admin(capsys, "import", *trust, str(out))[:2] == (0, f"docker:a:1: {image.id}\n")
     assert registry.requests == []
     assert (other.directory / f"{image.id}.squashfs").read_bytes() == site.images.path(image.object).read_bytes()
     assert json.loads((other.directory / f"{image.id}.json").read_text())["public"] is True
@@ -246,10 +253,27 @@ def test_a_damaged_export_is_refused(
     with (tmp_path / "carried/image.squashfs").open("ab") as image:
         image.write(b"more")
     other = Site(tmp_path / "other", registry)
-    status, _, err = other.admin(capsys, "import", str(tmp_path / "carried"))
+    status, _, err = other.admin(capsys, "import", "--trusted", str(tmp_path / "carried"))
     assert status == 1
     assert "image.squashfs is damaged" in err
     assert list(other.images.names()) == []
+
+
+def test_a_forged_image_file_does_not_come_in_under_the_names_of_true_layers(
+    site: Site, admin: Admin, tmp_path: Path, registry: LyingRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else who gives an administrator a medium would decide what everybody gets who pulls these layers later."""
+    image = site.pull()
+    carried = tmp_path / "carried"
+    admin("export", "a:1", str(carried))
+    forged = b"hsqs with a present in it"
+    (carried / "image.squashfs").write_bytes(forged)
+    record = json.loads((carried / "shifter.json").read_text())
+    record["image"].update(object=blake3.blake3(forged).hexdigest(), size=len(forged))
+    (carried / "shifter.json").write_text(json.dumps(record))
+    other = Site(tmp_path / "other", registry)
+    assert other.admin(capsys, "import", str(carried))[0] == 0
+    assert list(other.images.names()) == [image.object]
 
 
 def test_an_export_with_the_file_of_another_image_is_refused_and_that_image_stays(
@@ -262,7 +286,7 @@ def test_an_export_with_the_file_of_another_image_is_refused_and_that_image_stay
     record["image"]["object"] = "0" * 64
     (carried / "shifter.json").write_text(json.dumps(record))
     (site.images.root / "conversions" / record["key"]).unlink()  # as at a site that never converted these layers
-    status, _, err = admin("import", str(carried))
+    status, _, err = admin("import", "--trusted", str(carried))
     assert status == 1
     assert "image.squashfs is damaged" in err
     assert err.count("\n") == 1
