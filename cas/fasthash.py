@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="One line a file, `HASH  FILE`, as b3sum prints it; of a single file the hash alone.",
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="a file to read, or - for standard input")
-    parser.add_argument("--version", action="version", version=f"fasthash (shifter) {_version()}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     options = parser.parse_args(arguments)
     status = 0
     for name in options.files:
@@ -56,11 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _version() -> str:
-    try:
-        return version("shifter")
-    except PackageNotFoundError:
-        return "unknown"
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *ignored: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version  # 45 ms, a tenth of the time for a gigabyte
+
+        try:
+            found = version("shifter")
+        except PackageNotFoundError:
+            found = "unknown"
+        print(f"fasthash (shifter) {found}")
+        parser.exit()
 
 
 if __name__ == "__main__":
