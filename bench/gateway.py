@@ -26,10 +26,12 @@ from catalog.application import Catalog
 from catalog.domain import ImageReference
 from catalog.history import Filter, History
 from catalog.image_list import ImageList
+from catalog.leases import Lookup, SqliteSideTable
 from catalog.record import Image
 from catalog.reference import Reference
 from catalog.sqlite_log import SqliteLogFactory
 from catalog.states import Stage
+from catalog.usage import NOW, usage
 from runtime import munge
 from tests.catalog.gateway_fixture import SYSTEM, document, serving
 from tests.catalog.lying_registry import lying
@@ -244,10 +246,11 @@ def _flush(catalog: Catalog, pending: dict[object, ImageReference]) -> int:
 
 @row("history.1M", unit="ms", goal=1000, better="less")
 def history() -> Measured:
-    """The slowest of the questions about the past, over a million events."""
+    """The slowest of the questions about the past, over a million events, and over as many look-ups."""
     with tempfile.TemporaryDirectory() as place:
         catalog, count = history_log(Path(place), BIG)
         images = ImageList(Path(place) / "images.sqlite", catalog.recorder, catalog.mapper)
+        table = lookup_log(Path(place) / "leases.sqlite", BIG)
         past = History(images)
         middle = images.connection().execute("SELECT at FROM history WHERE id = ?", (count // 2,)).fetchone()[0]
         some = image(4711).id
@@ -255,12 +258,21 @@ def history() -> Measured:
             "history": lambda: past.happenings(Filter(), limit=1000),
             "history --user": lambda: past.happenings(Filter(user="u7"), limit=1000),
             "history --image": lambda: past.happenings(Filter(image="group1/image1:1"), limit=1000),
+            "history --image id": lambda: past.happenings(Filter(image=some), limit=1000),
             "history --image pattern": lambda: past.happenings(Filter(image="group1/*"), limit=1000),
             "history --since": lambda: past.happenings(Filter(since=middle, until=middle + 86400), limit=1000),
+            "history of nobody": lambda: past.happenings(Filter(user="nobody"), limit=1000),
             "failures": lambda: past.happenings(Filter(action="failure"), limit=1000),
+            "failures of one": lambda: past.happenings(Filter(action="failure", user="u7"), limit=1000),
+            "images": lambda: past.spans_at(9e17),
             "images --as-of": lambda: past.spans_at(middle),
             "diff": lambda: past.difference(middle, middle + 30 * 86400),
-            "who-can-run": lambda: past.who_can_run(some, middle),
+            "who-can-run": lambda: past.who_can_run("group1/image1:1", 9e17),
+            "who-can-run --as-of": lambda: past.who_can_run(some, middle),
+            "who-ran": lambda: table.lookups(SYSTEM, limit=1000),
+            "who-ran tag": lambda: table.lookups(SYSTEM, limit=1000, image="group1/image1:1"),
+            "usage": lambda: usage(past.spans_at(NOW)),
+            "usage --as-of": lambda: usage(past.spans_at(middle)),
         }
         took = {}
         for name, question in questions.items():
@@ -270,8 +282,20 @@ def history() -> Measured:
         for name, milliseconds in sorted(took.items(), key=lambda item: -item[1]):
             print(f"  {name}: {milliseconds:.0f} ms over {count} events", file=sys.stderr)
         images.close()
+        table.close()
         catalog.close()
     return Measured(max(took.values()))
+
+
+def lookup_log(path: Path, lookups: int) -> SqliteSideTable:
+    """The look-ups that Metrics records: of 20,000 tags by fifty users."""
+    table = SqliteSideTable(path)
+    for first in range(0, lookups, 10_000):
+        table.add_lookups(
+            Lookup(SYSTEM, "docker", f"group{n % 97}/image{n % 20_000}:1", image(n % 20_000).id, n % 50, f"u{n % 50}", 1.7e9 + n)
+            for n in range(first, min(first + 10_000, lookups))
+        )  # fmt: skip
+    return table
 
 
 @row("coalesce.100", unit="registry fetches", goal=1, better="less")

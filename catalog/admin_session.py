@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +20,8 @@ from catalog.config import Configuration, load
 from catalog.history import History
 from catalog.image_list import ImageList
 from catalog.leases import SideTable
+
+_PRETTY = 500  # rows
 
 
 class AdminError(Exception):
@@ -73,23 +76,35 @@ def output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """A table on standard output; not cut to the terminal's width when it is piped."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=not sys.stdout.isatty())
-    count = 0
-    for row in rows:
-        # Names and reasons come from users and registries: nothing in them may act, as markup or on the terminal.
-        table.add_row(*(Text(harmless(text)) for text in row))
-        count += 1
-    if not count:
+    """A table on standard output; where it is not a terminal, or long, plain and not cut to any width."""
+    # Names and reasons come from users and registries: nothing in them may act, as markup or on the terminal.
+    shown = [[harmless(text) for text in row] for row in rows]
+    if not shown:
         print(empty, file=sys.stderr)
-        return
-    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(table)
+    elif sys.stdout.isatty() and len(shown) <= _PRETTY:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in shown:
+            table.add_row(*map(Text, row))
+        Console(highlight=False).print(table)
+    else:
+        # By hand: for twenty thousand rows the other way takes ten seconds.
+        whole = [list(columns), *shown]
+        widths = [max(map(_width, column)) for column in zip(*whole, strict=True)]
+        for row in whole:
+            cells = (text + " " * (width - _width(text)) for text, width in zip(row, widths, strict=True))
+            print("  ".join(cells).rstrip())
+
+
+def _width(text: str) -> int:
+    return len(text) if text.isascii() else cell_len(text)
 
 
 def harmless(text: str) -> str:
     """`text` with characters that control a terminal written as escapes."""
+    if text.isprintable():
+        return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 

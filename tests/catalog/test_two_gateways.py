@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from catalog.application import open_factory
 from catalog.chain import verify
-from catalog.config import EventStoreChoice, load
-from tests.catalog.databases import postgres
-from tests.catalog.gateway_fixture import Minter, serving, wait_for
+from catalog.config import EventStoreChoice
+from tests.catalog.databases import ferretdb, postgres
+from tests.catalog.gateway_fixture import SYSTEM, Minter, serving, wait_for
 from tests.catalog.lying_registry import LyingRegistry, lying
 from tests.catalog.registry_fixture import build, file, gz, tar
 from tests.catalog.test_restart import Bench
@@ -31,10 +34,14 @@ SCALE = int(os.environ.get("SHIFTER_TEST_SCALE", "1"))
 IMAGE = build(gz(tar(file("bin/tool", os.urandom(300_000)))))
 
 
+_PLACE = {"postgresql": "schema", "mongodb": "database"}
+
+
 class Pair:
     """Two configurations that differ in their own state directories only, and what their pulls meet."""
 
-    def __init__(self, bench: Bench, store: EventStoreChoice) -> None:
+    def __init__(self, bench: Bench, store: EventStoreChoice, uris: dict[str, str] | None = None) -> None:
+        """uris: another way to the store for the gateway `one` or `two`."""
         self.bench = bench
         self.store = store
         self.configs = []
@@ -44,7 +51,7 @@ class Pair:
             made["EventStore"] = (
                 {"kind": "sqlite", "path": store.uri}
                 if store.kind == "sqlite"
-                else {"kind": store.kind, "uri": store.uri, "schema": store.database}
+                else {"kind": store.kind, "uri": (uris or {}).get(name, store.uri), _PLACE[store.kind]: store.database}
             )
             config = bench.directory / f"{name}.json"
             config.write_text(json.dumps(made))
@@ -54,7 +61,7 @@ class Pair:
         return serving(self.configs[number], environment=self.bench.environment)
 
     def events(self) -> Counter[str]:
-        factory = open_factory(load(self.configs[0]).store)
+        factory = open_factory(self.store)
         log: Any = factory.application_recorder()
         assert verify(log) is None
         found = Counter(one.topic for one in log.select_notifications(1, 100_000))
@@ -62,7 +69,7 @@ class Pair:
         return found
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", "mongodb"])
 def pair(
     request: pytest.FixtureRequest, tmp_path: Path, munged: MungeDaemon, minter: Minter
 ) -> Iterator[tuple[Pair, LyingRegistry]]:
@@ -72,8 +79,10 @@ def pair(
         stack.callback(bench.release)
         if request.param == "sqlite":
             store = EventStoreChoice("sqlite", str(tmp_path / "shared" / "events.sqlite"), "")
-        else:
+        elif request.param == "postgresql":
             store = EventStoreChoice("postgresql", stack.enter_context(postgres()), "gateways")
+        else:
+            store = EventStoreChoice("mongodb", stack.enter_context(ferretdb()), "gateways")
         yield Pair(bench, store), registry
 
 
@@ -128,3 +137,88 @@ def test_gateways_killed_at_random_lose_no_pull_and_complete_none_twice(pair: tu
         assert bench.queue(steady) == []
     found = both.events()
     assert found["PullRequested"] == found["PullCompleted"] == len(tags)
+
+
+class Cable:
+    """A TCP way to 127.0.0.1:`port` that can be cut and mended; `number` is the port of its near end."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._whole = True
+        self._ends: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.number = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        self._whole = False
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self._whole = True
+
+    def close(self) -> None:
+        self.cut()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self._whole:
+                near.close()
+                continue
+            far = socket.create_connection(("127.0.0.1", self._port))
+            self._ends += [near, far]
+            for source, target in ((near, far), (far, near)):
+                threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mongodb"])
+def test_a_pull_of_a_gateway_that_is_cut_off_from_the_store_is_finished_by_the_other_and_completed_once(
+    kind: str, tmp_path: Path, munged: MungeDaemon, minter: Minter
+) -> None:
+    with ExitStack() as stack:
+        registry = stack.enter_context(lying(IMAGE))
+        bench = Bench(tmp_path, munged, minter, registry)
+        stack.callback(bench.release)
+        uri = stack.enter_context(postgres() if kind == "postgresql" else ferretdb())
+        parts = urlsplit(uri)
+        assert parts.port is not None
+        cable = Cable(parts.port)
+        stack.callback(cable.close)
+        both = Pair(
+            bench, EventStoreChoice(kind, uri, "gateways"), {"one": uri.replace(f":{parts.port}/", f":{cable.number}/")}
+        )
+        one, two = stack.enter_context(both.serving(0)), stack.enter_context(both.serving(1))
+        bench.gate.unlink()
+        bench.pull(one)
+        wait_for(bench.reached.exists, what="the converter of the first")
+        bench.reached.unlink()
+        cable.cut()
+        refused = bench.ask(one, "GET", f"/api/lookup/{SYSTEM}/docker/bar:1/")
+        assert refused["error"] == "the gateway cannot reach its store now; try again in a moment"
+        wait_for(bench.reached.exists, seconds=40, what="the converter of the second")
+        bench.gate.touch()
+        wait_for(lambda: bench.ready(two), seconds=40, what="READY at the second")
+        cable.mend()
+        wait_for(lambda: bench.ready(one), seconds=40, what="READY at the first")
+        wait_for(lambda: bench.queue(one) == bench.queue(two) == [], what="empty queues")
+        # The first still works on what the other has finished: it finds that out and takes new work.
+        bench.pull(one, "bar:2")
+        wait_for(lambda: bench.ready(one, "bar:2"), seconds=40, what="another pull by the first")
+        found = both.events()
+        assert (found["PullRequested"], found["PullCompleted"], found["PullFailed"]) == (2, 2, 0)
