@@ -19,7 +19,11 @@ _TEXT = {"type": "string"}
 _NUMBER = {"type": "number"}
 _WHOLE = {"type": "integer"}
 _OR_MISSING: dict[str, Any] = {"const": "MISSING", "description": "has no value yet"}
-_TIME = {"type": "string", "maxLength": 64, "description": "2026-11-23T18:00:00+01:00, 2026-11-23, 2h, 3d (ago), or now"}
+_TIME = {
+    "type": "string",
+    "maxLength": 64,
+    "description": "2026-11-23T18:00:00+01:00, 2026-11-23, 2h, 3d (ago), or now",
+}
 
 
 def _missing_or(schema: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from catalog.conversions import conversion_key, recall
 from catalog.credential import Credential
 from catalog.failure import PullAborted, PullFailed
 from catalog.fetch import Progress, fetch_layers
+from catalog.manifest import Descriptor
 from catalog.registry import Registry
 from catalog.registry_auth import Refused
 from catalog.resolve import Resolved, resolve
@@ -120,12 +121,7 @@ class _Pipeline:
         if policy == "none":
             return
         try:
-            verify(
-                resolved.digests,
-                load_keys(self.location.signature_keys),
-                manifest=lambda tag: registry.manifest(tag, f"the signature of {self.what}")[0],
-                blob=lambda found: registry.small_blob(found, self.what, f"the signature of {self.what}"),
-            )
+            verify(resolved.digests, load_keys(self.location.signature_keys), _Signatures(registry, self.what))
         except Unsigned as error:
             if policy == "require":
                 raise PullFailed(f"{self.what} is refused, as this site takes signed images only: {error}") from error
@@ -182,3 +178,20 @@ class _Pipeline:
         self.observer.check()
         done, layers_done = progress.now()
         self.observer.progress(done=done, total=progress.total, layers_done=layers_done, layers=progress.layers)
+
+
+class _Signatures:
+    """A catalog.signature.Repository: where the registry has an image, seen from its signatures."""
+
+    def __init__(self, registry: Registry, what: str) -> None:
+        self._registry = registry
+        self._what = f"the signature of {what}"
+
+    def manifest(self, reference: str) -> bytes:
+        return self._registry.manifest(reference, self._what)[0]
+
+    def referrers(self, digest: str) -> bytes:
+        return self._registry.referrers(digest, self._what)
+
+    def blob(self, descriptor: Descriptor) -> bytes:
+        return self._registry.small_blob(descriptor, self._what, self._what)

@@ -24,7 +24,7 @@ import urllib3
 from catalog.credential import Credential
 from catalog.failure import PullFailed
 from catalog.limits import Limits
-from catalog.manifest import ACCEPTED, Descriptor
+from catalog.manifest import ACCEPTED, OCI_INDEX, Descriptor
 from catalog.registry_auth import Authenticator, Refused
 from catalog.registry_pace import PacedAdapter
 
@@ -112,6 +112,14 @@ class Registry:
                 f"registry {self.name} sent a manifest of {len(content)} bytes for {what}, expected were {size}"
             )
         return content, response.headers.get("Content-Type", ""), digest
+
+    def referrers(self, digest: str, what: str) -> bytes:
+        """The index of what refers to a manifest; not verified, nobody has a digest of it.
+
+        Raises PullFailed, also where the registry does not know of referrers.
+        """
+        address = f"{self._url}/v2/{self.repository}/referrers/{quote(digest, safe=':')}"
+        return self._small(address, {"Accept": OCI_INDEX}, what, f"the referrers of {digest}")[0]
 
     def small_blob(self, descriptor: Descriptor, what: str, name: str) -> bytes:
         """A blob that is read into memory, such as a configuration; verified. Raises PullFailed."""

@@ -1,11 +1,13 @@
 """Signatures of images, as cosign makes them with a key pair: found in the registry, verified against the site's
 keys.
 
-A signature is a manifest under the tag `sha256-<digest>.sig` whose layers are small texts that name the image's
-digest; the signature of each text stands in an annotation. Format:
-https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md. What is signed is the digest that a tag stands
-for, so an index or the platform's own manifest: either counts. Keyless signatures and transparency logs are not
-looked at.
+Both ways in which cosign stores them are understood. Up to version 2: a manifest under the tag `sha256-<digest>.sig`
+whose layers are small texts that name the image's digest; the signature of each text stands in an annotation
+(https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md). From version 3 on: a bundle that refers to the
+image (referrers API, or the tag `sha256-<digest>`), in it an in-toto statement in a DSSE envelope
+(https://github.com/sigstore/cosign/blob/main/specs/BUNDLE_SPEC.md, https://github.com/secure-systems-lab/dsse). What
+is signed is the digest that a tag stands for, so an index or the platform's own manifest: either counts. Attestations
+(of provenance, of contents) are no signatures. Keyless signatures and transparency logs are not looked at.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -23,12 +27,27 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from catalog.failure import PullFailed
 from catalog.manifest import Descriptor
+from catalog.registry_auth import Refused
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
 _PAYLOAD = "application/vnd.dev.cosign.simplesigning.v1+json"
 _ANNOTATION = "dev.cosignproject.cosign/signature"
+_BUNDLE = "application/vnd.dev.sigstore.bundle"
+_STATEMENT = "application/vnd.in-toto+json"
+_SIGN = "https://sigstore.dev/cosign/sign/v1"
 _MOST = 50
+_LARGEST = 1 << 20
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_SENSELESS = (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error)
+
+
+class _Signature(NamedTuple):
+    """What was signed, the signature, and the digests ("sha256:…") of the images of which it is one."""
+
+    text: bytes
+    signature: bytes
+    images: tuple[str, ...]
 
 
 class Unsigned(Exception):
@@ -49,52 +68,107 @@ def load_keys(paths: Sequence[Path]) -> list[PublicKey]:
     return keys
 
 
-def verify(
-    digests: Sequence[str],
-    keys: Sequence[PublicKey],
-    *,
-    manifest: Callable[[str], bytes],
-    blob: Callable[[Descriptor], bytes],
-) -> None:
-    """Finds one valid signature of one of these digests ("sha256:…") by one of the keys.
+class Repository(Protocol):
+    """Where an image and its signatures lie. Each method raises Refused for what is not there, else PullFailed."""
 
-    manifest(tag) and blob(descriptor) read the repository, and raise PullFailed for what is not there. Raises
-    Unsigned.
-    """
+    def manifest(self, reference: str) -> bytes:
+        """A manifest or index by tag or digest."""
+
+    def referrers(self, digest: str) -> bytes:
+        """The index of what refers to a manifest (distribution specification, "Listing Referrers")."""
+
+    def blob(self, descriptor: Descriptor) -> bytes:
+        """A small blob, verified."""
+
+
+def verify(digests: Sequence[str], keys: Sequence[PublicKey], repository: Repository) -> None:
+    """Finds one valid signature of one of these digests ("sha256:…") by one of the keys. Raises Unsigned."""
     reason = "it has no signature"
     for digest in digests:
-        try:
-            content = manifest(digest.replace(":", "-") + ".sig")
-        except PullFailed:
-            continue
-        for descriptor, signature in _signatures(content):
+        for find in (_simple, _bundled):
             try:
-                payload = blob(descriptor)
+                for found in find(digest, repository):
+                    if not any(_signed(key, found.signature, found.text) for key in keys):
+                        reason = "its signature is by none of this site's keys"
+                    elif digest not in found.images:
+                        reason = "its signature is that of another image"
+                    else:
+                        return
+            except Refused:
+                continue
             except PullFailed as error:
                 reason = str(error)
-                continue
-            if not any(_signed(key, signature, payload) for key in keys):
-                reason = "its signature is by none of this site's keys"
-            elif _digest(payload) != digest:
-                reason = "its signature is that of another image"
-            else:
-                return
     raise Unsigned(reason)
 
 
-def _signatures(content: bytes) -> list[tuple[Descriptor, bytes]]:
-    """The signed texts of a signature manifest, each with its signature; entries that make no sense are passed over."""
-    found = []
-    try:
-        layers = json.loads(content)["layers"]
-        for layer in layers[:_MOST]:
-            if layer["mediaType"] != _PAYLOAD or not 0 < layer["size"] <= 1 << 20:
+def _simple(digest: str, repository: Repository) -> Iterator[_Signature]:
+    """The signatures of cosign up to 2; entries that make no sense are passed over."""
+    for layer in _list(repository.manifest(digest.replace(":", "-") + ".sig"), "layers"):
+        try:
+            if layer["mediaType"] != _PAYLOAD or (descriptor := _descriptor(layer)) is None:
                 continue
             signature = base64.b64decode(layer["annotations"][_ANNOTATION], validate=True)
-            found.append((Descriptor(_PAYLOAD, str(layer["digest"]).removeprefix("sha256:"), layer["size"]), signature))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error):
-        return found
-    return found
+        except _SENSELESS:
+            continue
+        text = repository.blob(descriptor)
+        try:
+            image = str(json.loads(text)["critical"]["image"]["docker-manifest-digest"])
+        except _SENSELESS:
+            image = ""
+        yield _Signature(text, signature, (image,))
+
+
+def _bundled(digest: str, repository: Repository) -> Iterator[_Signature]:
+    """The signatures of cosign from 3 on; what else refers to the image is passed over."""
+    try:
+        index = repository.referrers(digest)
+    except PullFailed:  # whatever registries answer that do not know of it
+        index = repository.manifest(digest.replace(":", "-"))
+    for entry in _list(index, "manifests"):
+        kind = entry.get("artifactType") if isinstance(entry, dict) else None
+        if not isinstance(kind, str) or not kind.startswith(_BUNDLE) or (found := _descriptor(entry)) is None:
+            continue
+        for layer in _list(repository.manifest(found.digest), "layers")[:1]:
+            if (descriptor := _descriptor(layer)) is not None:
+                yield from _opened(repository.blob(descriptor))
+
+
+def _opened(bundle: bytes) -> Iterator[_Signature]:
+    """The signatures in a bundle, if it holds a statement that an image is signed."""
+    try:
+        envelope = json.loads(bundle)["dsseEnvelope"]
+        payload = base64.b64decode(envelope["payload"], validate=True)
+        statement = json.loads(payload)
+        if envelope["payloadType"] != _STATEMENT or statement["predicateType"] != _SIGN:
+            return
+        images = tuple(f"sha256:{subject['digest']['sha256']}" for subject in statement["subject"])
+        signatures = [base64.b64decode(one["sig"], validate=True) for one in envelope["signatures"][:_MOST]]
+    except _SENSELESS:
+        return
+    text = b"DSSEv1 %d %s %d %s" % (len(_STATEMENT), _STATEMENT.encode(), len(payload), payload)
+    for signature in signatures:
+        yield _Signature(text, signature, images)
+
+
+def _list(content: bytes, name: str) -> list[Any]:
+    """A list in a manifest or index, cut to a length that can be walked; empty when there is none."""
+    try:
+        found = json.loads(content)[name]
+    except _SENSELESS:
+        return []
+    return found[:_MOST] if isinstance(found, list) else []
+
+
+def _descriptor(entry: Any) -> Descriptor | None:
+    """Where an entry points to; None when that makes no sense, or is too large for a signature."""
+    if not isinstance(entry, dict):
+        return None
+    digest, size = entry.get("digest"), entry.get("size")
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        return None
+    if not isinstance(size, int) or not 0 < size <= _LARGEST:
+        return None
+    return Descriptor(str(entry.get("mediaType")), digest.removeprefix("sha256:"), size)
 
 
 def _signed(key: PublicKey, signature: bytes, payload: bytes) -> bool:
@@ -108,11 +182,3 @@ def _signed(key: PublicKey, signature: bytes, payload: bytes) -> bool:
     except InvalidSignature:
         return False
     return True
-
-
-def _digest(payload: bytes) -> str:
-    """The image that a signed text speaks of; "" when it speaks of none."""
-    try:
-        return str(json.loads(payload)["critical"]["image"]["docker-manifest-digest"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return ""
