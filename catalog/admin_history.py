@@ -7,8 +7,7 @@ import time
 from typing import Any
 
 from catalog.acl import Access
-from catalog.admin_session import output_options, positive, session, show_json, show_table
-from catalog.callers import group_name
+from catalog.admin_session import group_name, output_options, positive, session, show_json, show_table
 from catalog.domain import EVENTS
 from catalog.history import Filter, Happening
 from catalog.times import parse_time, show_time

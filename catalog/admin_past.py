@@ -8,8 +8,17 @@ from typing import Any
 
 from catalog.acl import Access
 from catalog.admin_history import describe_access
-from catalog.admin_session import AdminError, Session, output_options, positive, session, show_json, show_table
-from catalog.callers import group_name, user_name
+from catalog.admin_session import (
+    AdminError,
+    Session,
+    group_name,
+    output_options,
+    positive,
+    session,
+    show_json,
+    show_table,
+    user_name,
+)
 from catalog.history import Filter, Span
 from catalog.times import parse_time, show_time
 

@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from catalog import callers
 from catalog.application import Catalog, open_factory, open_side_table
 from catalog.config import Configuration, load
 from catalog.history import History
@@ -71,6 +73,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
+user_name = cache(callers.user_name)
+"""catalog.callers.user_name, asked once a command for each uid: a site's directory service may be slow."""
+
+group_name = cache(callers.group_name)
+
+
 def output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -90,15 +98,16 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: 
         Console(highlight=False).print(table)
     else:
         # By hand: for twenty thousand rows the other way takes ten seconds.
-        whole = [list(columns), *shown]
-        widths = [max(map(_width, column)) for column in zip(*whole, strict=True)]
-        for row in whole:
-            cells = (text + " " * (width - _width(text)) for text, width in zip(row, widths, strict=True))
-            print("  ".join(cells).rstrip())
+        filled = [_filled([title, *cells]) for title, *cells in zip(columns, *shown, strict=True)]
+        for line in zip(*filled, strict=True):
+            print("  ".join(line).rstrip())
 
 
-def _width(text: str) -> int:
-    return len(text) if text.isascii() else cell_len(text)
+def _filled(cells: Sequence[str]) -> list[str]:
+    """The cells of a column, all as wide as the widest."""
+    widths = list(map(len if all(map(str.isascii, cells)) else cell_len, cells))
+    widest = max(widths)
+    return [text + " " * (widest - width) for text, width in zip(cells, widths, strict=True)]
 
 
 def harmless(text: str) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from catalog.admin_session import output_options, positive, session, show_json, show_table
-from catalog.callers import user_name
+from catalog.admin_session import output_options, positive, session, show_json, show_table, user_name
 from catalog.rest_usage import file_json, share_json
 from catalog.times import parse_time
 from catalog.usage import NOW, Usage, usage

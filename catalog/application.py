@@ -22,7 +22,6 @@ from eventsourcing.persistence import (
     Transcoding,
 )
 from eventsourcing.utils import Environment, EnvType
-from pymongo.errors import PyMongoError
 
 from catalog.config import Configuration, EventStoreChoice
 from catalog.domain import ImageReference
@@ -120,7 +119,9 @@ def open_factory(choice: EventStoreChoice) -> InfrastructureFactory[Any]:
                 f"EventStore postgresql needs psycopg ({error}): pip install shifter[postgres]"
             ) from error
         return PostgresLogFactory.at(choice.uri, choice.database)
-    from catalog.mongo_log import MongoLogFactory  # 150 ms that other stores need not spend
+    from pymongo.errors import PyMongoError  # 150 ms that other stores need not spend
+
+    from catalog.mongo_log import MongoLogFactory
 
     try:
         return MongoLogFactory(choice.uri, choice.database)

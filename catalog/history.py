@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from catalog.acl import NOBODY, PUBLIC, Access
 from catalog.image_list import ImageList
@@ -49,8 +49,7 @@ class Filter:
     before: int | None = None
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """An image under a reference, from `since` to `until` (None: still). anonymous: its registry gave it to anybody."""
 
     reference: Reference
@@ -111,12 +110,20 @@ class History:
 
     def difference(self, first: float, second: float, system: str | None = None) -> tuple[list[Span], list[Span]]:
         """What was to be had at `second` and not at `first`, and the other way round; a change of image or ACL is in both."""
-        before, after = self.spans_at(first, system), self.spans_at(second, system)
+        # A span that lasts over both times is no difference; the same again in a later span is none either.
+        after, before = self._only_at(second, first, system), self._only_at(first, second, system)
         facts_before = {_facts(span) for span in before}
         facts_after = {_facts(span) for span in after}
         added = [span for span in after if _facts(span) not in facts_before]
         gone = [span for span in before if _facts(span) not in facts_after]
         return added, gone
+
+    def _only_at(self, at: float, other: float, system: str | None) -> list[Span]:
+        rows = self._images.connection().execute(
+            _SPANS.format("NOT (s.since <= ? AND s.until > ?) AND (? IS NULL OR r.system = ?)"),
+            (at, at, other, other, system, system),
+        )
+        return list(_spans(rows))
 
     def who_can_run(self, image: str, at: float) -> dict[tuple[str, str], Access]:
         """For each (system, image id) that `image` (a tag or an id) stood for at `at`: who could run it then.
@@ -151,8 +158,8 @@ def _spans(rows: Iterator[Any] | sqlite3.Cursor) -> Iterator[Span]:
     for system, itype, tag, since, until, image, name, size, owner, access, anonymous in rows:
         if access not in known:
             known[access] = Access.from_json(json.loads(access))
-        reference = Reference(system, itype, tag)
         end = None if until > 1e17 else until
+        reference = Reference(system, itype, tag)
         yield Span(reference, since, end, image, name, size, owner, known[access], bool(anonymous))
 
 

@@ -128,6 +128,19 @@ def test_the_difference_between_two_times(admin: Admin, lived: InProcess) -> Non
     assert [line.split()[0] for line in lines[1:]] == ["-", "+"]
 
 
+def test_the_same_image_pulled_again_is_no_difference_and_another_acl_is_one(admin: Admin, lived: InProcess) -> None:
+    lived.pulled("bar:2", ALICE)
+    lived.clock.now += 3600
+    assert lived.pulled("bar:2", ALICE)["status"] == "READY"
+    assert lived.registry.pulls.count("bar:2") == 2
+    assert admin.json("diff", at(lived, 3.5), at(lived, 5)) == {"added": [], "gone": []}
+    lived.request("POST", f"/api/acl/{SYSTEM}/docker/bar:2", ALICE, {"allowed_uids": str(CAROL)})
+    found = admin.json("diff", at(lived, 3.5), at(lived, 5))
+    assert [(one["tag"], one["access"]["public"]) for one in found["gone"] + found["added"]] == [
+        ("bar:2", True), ("bar:2", False),
+    ]  # fmt: skip
+
+
 def test_who_can_run_an_image_now_and_then(admin: Admin, lived: InProcess) -> None:
     (now,) = admin.json("who-can-run", "secret:1")
     assert now["uids"] == [ALICE, BOB]
