@@ -88,7 +88,9 @@ def verify(digests: Sequence[str], keys: Sequence[PublicKey], repository: Reposi
         for find in (_simple, _bundled):
             try:
                 for found in find(digest, repository):
-                    if not any(_signed(key, found.signature, found.text) for key in keys):
+                    if isinstance(found, PullFailed):
+                        reason = str(found)
+                    elif not any(_signed(key, found.signature, found.text) for key in keys):
                         reason = "its signature is by none of this site's keys"
                     elif digest not in found.images:
                         reason = "its signature is that of another image"
@@ -101,8 +103,8 @@ def verify(digests: Sequence[str], keys: Sequence[PublicKey], repository: Reposi
     raise Unsigned(reason)
 
 
-def _simple(digest: str, repository: Repository) -> Iterator[_Signature]:
-    """The signatures of cosign up to 2; entries that make no sense are passed over."""
+def _simple(digest: str, repository: Repository) -> Iterator[_Signature | PullFailed]:
+    """The signatures of cosign up to 2, and why some cannot be had; entries that make no sense are passed over."""
     for layer in _list(repository.manifest(digest.replace(":", "-") + ".sig"), "layers"):
         try:
             if layer["mediaType"] != _PAYLOAD or (descriptor := _descriptor(layer)) is None:
@@ -110,7 +112,11 @@ def _simple(digest: str, repository: Repository) -> Iterator[_Signature]:
             signature = base64.b64decode(layer["annotations"][_ANNOTATION], validate=True)
         except _SENSELESS:
             continue
-        text = repository.blob(descriptor)
+        try:
+            text = repository.blob(descriptor)
+        except PullFailed as error:
+            yield error
+            continue
         try:
             image = str(json.loads(text)["critical"]["image"]["docker-manifest-digest"])
         except _SENSELESS:
@@ -118,8 +124,8 @@ def _simple(digest: str, repository: Repository) -> Iterator[_Signature]:
         yield _Signature(text, signature, (image,))
 
 
-def _bundled(digest: str, repository: Repository) -> Iterator[_Signature]:
-    """The signatures of cosign from 3 on; what else refers to the image is passed over."""
+def _bundled(digest: str, repository: Repository) -> Iterator[_Signature | PullFailed]:
+    """The signatures of cosign from 3 on, and why some cannot be had; what else refers to the image is passed over."""
     try:
         index = repository.referrers(digest)
     except PullFailed:  # whatever registries answer that do not know of it
@@ -128,9 +134,12 @@ def _bundled(digest: str, repository: Repository) -> Iterator[_Signature]:
         kind = entry.get("artifactType") if isinstance(entry, dict) else None
         if not isinstance(kind, str) or not kind.startswith(_BUNDLE) or (found := _descriptor(entry)) is None:
             continue
-        for layer in _list(repository.manifest(found.digest), "layers")[:1]:
-            if (descriptor := _descriptor(layer)) is not None:
-                yield from _opened(repository.blob(descriptor))
+        try:
+            for layer in _list(repository.manifest(found.digest), "layers")[:1]:
+                if (descriptor := _descriptor(layer)) is not None:
+                    yield from _opened(repository.blob(descriptor))
+        except PullFailed as error:
+            yield error
 
 
 def _opened(bundle: bytes) -> Iterator[_Signature]:

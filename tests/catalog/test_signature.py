@@ -98,6 +98,112 @@ def test_a_signed_image_is_taken(tmp_path: Path, registry: LyingRegistry, privat
     assert puller(tmp_path, registry, "require", other, key_file(tmp_path, "k", private)).pull("a/b:1").id == IMAGE.id
 
 
+SIGN = "https://sigstore.dev/cosign/sign/v1"
+
+
+def bundle(private: Any, digest: str, kind: str = SIGN) -> bytes:
+    """What cosign 3 makes of a signature with a key pair."""
+    subject = {"digest": {"sha256": digest.removeprefix("sha256:")}}
+    statement = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [subject],
+        "predicateType": kind,
+        "predicate": {},
+    }
+    payload, form = json.dumps(statement).encode(), "application/vnd.in-toto+json"
+    signed = sign(private, b"DSSEv1 28 " + form.encode() + b" " + str(len(payload)).encode() + b" " + payload)
+    envelope = {
+        "payload": base64.b64encode(payload).decode(),
+        "payloadType": form,
+        "signatures": [{"sig": base64.b64encode(signed).decode()}],
+    }
+    material = {"publicKey": {"hint": "x"}}
+    return json.dumps({"mediaType": BUNDLE, "verificationMaterial": material, "dsseEnvelope": envelope}).encode()
+
+
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+
+
+def refer(registry: LyingRegistry, signed: str, *bundles: bytes, api: bool = True) -> None:
+    """Has these bundles refer to a digest, by the API or by a tag."""
+    served: dict[str, bytes] = {}
+    entries = []
+    for content in bundles:
+        layer = {"mediaType": BUNDLE, "digest": sha256(content), "size": len(content)}
+        manifest = json.dumps({"schemaVersion": 2, "artifactType": BUNDLE, "layers": [layer]}).encode()
+        served |= {sha256(content): content, sha256(manifest): manifest}
+        entries.append({"artifactType": BUNDLE, "digest": sha256(manifest), "size": len(manifest)})
+    listing = json.dumps({"schemaVersion": 2, "manifests": entries}).encode()
+    where = "/referrers/" + signed if api else "/manifests/" + signed.replace(":", "-")
+
+    def hook(request: Request) -> Answer | None:
+        if request.path.endswith(where):
+            return Answer(body=listing)
+        if request.path.endswith(".sig") or "/referrers/" in request.path:
+            return Answer(404)
+        found = served.get(request.path.rpartition("/")[2])
+        return Answer(body=found) if found is not None else None
+
+    registry.hook = hook
+
+
+@pytest.mark.parametrize("api", [True, False], ids=["referrers", "tag"])
+@pytest.mark.parametrize("private", [MINE, ed25519.Ed25519PrivateKey.generate()], ids=["ec", "ed"])
+def test_a_signature_in_a_bundle_counts(tmp_path: Path, registry: LyingRegistry, private: Any, api: bool) -> None:
+    provenance = bundle(private, IMAGE.digest, "https://slsa.dev/provenance/v1")
+    refer(registry, IMAGE.digest, provenance, bundle(private, IMAGE.digest), api=api)
+    assert puller(tmp_path, registry, "require", key_file(tmp_path, "k", private)).pull("a/b:1").id == IMAGE.id
+
+
+OTHER = ec.generate_private_key(ec.SECP256R1())
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (bundle(OTHER, IMAGE.digest), "its signature is by none of this site's keys"),
+        (bundle(MINE, build().digest), "its signature is that of another image"),
+        (bundle(MINE, IMAGE.digest, "https://slsa.dev/provenance/v1"), "it has no signature"),
+        (bundle(MINE, IMAGE.digest, "https://in-toto.io/attestation/vulns"), "it has no signature"),
+        (bundle(MINE, IMAGE.digest).replace(b"in-toto+json", b"other+json"), "it has no signature"),
+        (b"", "it has no signature"),
+        (b"[]", "it has no signature"),
+        (b'{"dsseEnvelope": {"payload": "!"}}', "it has no signature"),
+        (
+            b'{"dsseEnvelope": {"payload": "e30=", "payloadType": "application/vnd.in-toto+json"}}',
+            "it has no signature",
+        ),
+    ],
+)
+def test_a_bundle_that_does_not_count(tmp_path: Path, registry: LyingRegistry, content: bytes, reason: str) -> None:
+    refer(registry, IMAGE.digest, content)
+    assert refused(tmp_path, registry) == REFUSED + reason
+
+
+def test_a_statement_that_was_changed_after_signing(tmp_path: Path, registry: LyingRegistry) -> None:
+    document = json.loads(bundle(MINE, build().digest))
+    payload = base64.b64decode(document["dsseEnvelope"]["payload"])
+    changed = payload.replace(build().digest[7:].encode(), IMAGE.digest[7:].encode())
+    document["dsseEnvelope"]["payload"] = base64.b64encode(changed).decode()
+    refer(registry, IMAGE.digest, json.dumps(document).encode())
+    assert refused(tmp_path, registry) == REFUSED + "its signature is by none of this site's keys"
+
+
+def test_a_signature_that_cannot_be_had_hides_no_other(tmp_path: Path, registry: LyingRegistry) -> None:
+    gone, good = bundle(OTHER, IMAGE.digest), bundle(MINE, IMAGE.digest)
+    refer(registry, IMAGE.digest, gone, good)
+    told = registry.hook
+    registry.hook = lambda request: Answer(404) if request.path.endswith(sha256(gone)) else told(request)
+    assert puller(tmp_path, registry, "require", key_file(tmp_path, "k", MINE)).pull("a/b:1").id == IMAGE.id
+
+
+def test_a_registry_that_fails_is_not_called_an_unsigned_image(tmp_path: Path, registry: LyingRegistry) -> None:
+    registry.hook = lambda request: Answer(501) if request.path.endswith(".sig") else None
+    assert refused(tmp_path, registry) == (
+        REFUSED + "registry testing answered 501 when asked for the signature of a/b:1"
+    )
+
+
 def test_a_signature_of_the_index_counts_for_its_images(tmp_path: Path, registry: LyingRegistry) -> None:
     many = index((IMAGE, {"os": "linux", "architecture": "amd64"}))
     serve(registry, many.digest, *signature(MINE, many.digest))
