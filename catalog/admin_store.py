@@ -50,13 +50,17 @@ def register(subparsers: Any) -> None:
     parser = command("scrub", _scrub, "read every object and set aside what has rotted; goes on where it was stopped")
     parser.add_argument("--rate", type=_bytes, metavar="BYTES", help="at most so many bytes a second (100M)")
     parser.add_argument(
-        "--seconds", type=float, metavar="N", help="stop after so long; the next scrub goes on from there"
+        "--seconds", type=_seconds, metavar="N", help="stop after so long; the next scrub goes on from there"
     )
     parser.add_argument("--no-refetch", action="store_true", help="do not get what has rotted from its registry again")
     parser = command("gc", _gc, "remove what no image needs any more")
     parser.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
     parser.add_argument(
-        "--grace", type=float, default=GRACE, metavar="SECONDS", help="leave what was needed so lately (default: a day)"
+        "--grace",
+        type=_seconds,
+        default=GRACE,
+        metavar="SECONDS",
+        help="leave what was needed so lately (default: a day)",
     )
     parser.add_argument(
         "--cache-limit",
@@ -258,9 +262,22 @@ def _bytes(text: str) -> int:
     unit = text[-1:].upper()
     factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}.get(unit)
     try:
-        return int(float(text[:-1]) * factor) if factor else int(text)
+        size = int(float(text[:-1]) * factor) if factor else int(text)
+    except (ValueError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write bytes, or 500M, 20G")
+    return size
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write bytes, or 500M, 20G") from None
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write seconds, such as 3600")
+    return seconds
 
 
 def _shown(size: int) -> str:

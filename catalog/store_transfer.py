@@ -88,8 +88,10 @@ def take_in(
         described = json.loads((source / "shifter.json").read_bytes())
         name, key = str(described["name"]), str(described["key"])
         image = Image.from_json(described["image"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TransferFailed(f"{source} is no exported image: {error}") from error
+    except OSError as error:
+        raise TransferFailed(f"{source} is no exported image: shifter.json in it: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TransferFailed(f"{source} is no exported image: its shifter.json makes no sense ({error})") from error
     try:
         file = source / f"image.{image.format}"
         fits = key == conversion_key(image.layers, options) and recall(images, key) is None

@@ -294,6 +294,20 @@ def test_an_export_with_the_file_of_another_image_is_refused_and_that_image_stay
     assert os.listdir(site.images.root / "tmp") == []
 
 
+@pytest.mark.parametrize("content", [None, b"", b"[]", b"5", b"{}", b'{"name": 1, "key": 2, "image": 3}', b"\xff"])
+def test_what_is_no_export_is_called_so_in_one_line(
+    site: Site, admin: Admin, tmp_path: Path, content: bytes | None
+) -> None:
+    site.pull()
+    (tmp_path / "other").mkdir()
+    if content is not None:
+        (tmp_path / "other/shifter.json").write_bytes(content)
+    status, _, err = admin("import", str(tmp_path / "other"))
+    assert (status, err.count("\n")) == (1, 1)
+    assert err.startswith(f"shifter-admin: {tmp_path}/other is no exported image: ")
+    assert str(tmp_path) not in err.partition("is no exported image: ")[2]
+
+
 def test_a_private_image_does_not_become_public_by_being_carried(
     site: Site, admin: Admin, tmp_path: Path, registry: LyingRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -313,3 +327,26 @@ def test_export_of_what_is_not_there(site: Site, admin: Admin, tmp_path: Path) -
         site.layers.delete(name)
     assert "is not in the cache any more: pull the image again" in admin("export", "a:1", str(tmp_path / "x"))[2]
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("scrub", "--rate", "0"), "'0' is no size"),
+        (("scrub", "--rate=-5M"), "'-5M' is no size"),
+        (("scrub", "--rate", "infG"), "'infG' is no size"),
+        (("scrub", "--seconds", "nan"), "'nan' is no time"),
+        (("gc", "--cache-limit", "-1"), "'-1' is no size"),
+        (("gc", "--cache-limit", "5Q"), "'5Q' is no size"),
+        (("gc", "--grace", "-1"), "'-1' is no time"),
+        (("gc", "--grace", "inf"), "'inf' is no time"),
+        (("gc", "--grace", "soon"), "'soon' is no time"),
+    ],
+)
+def test_sizes_and_times_that_are_none(
+    site: Site, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], reason: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", str(site.file), "store", *words])
+    assert ended.value.code == 2
+    assert reason in capsys.readouterr().err
