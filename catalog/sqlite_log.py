@@ -44,6 +44,7 @@ class SqliteLog(SQLiteApplicationRecorder):
     def __init__(self, datastore: SQLiteDatastore, events_table_name: str = "stored_events") -> None:
         super().__init__(datastore, events_table_name)
         self._insert = f"INSERT INTO {self.events_table_name} VALUES (?,?,?,?,?,?)"  # noqa: S608 — the name is ours
+        self._local = threading.local()
         self._turns = _Turns(_lock_file(datastore.pool.db_name))
 
     def construct_create_table_statements(self) -> list[str]:
@@ -135,7 +136,19 @@ class SqliteLog(SQLiteApplicationRecorder):
         return self.head()
 
     def max_notification_id(self) -> int | None:  # type: ignore[override] # the base class says int, and returns None too
-        return self.head().id or None
+        """Asked at each look-up: by a connection of the thread's own, without the pool and a transaction around it."""
+        if self.datastore.pool.is_sqlite_memory_mode:
+            return self.head().id or None
+        try:
+            connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+            if connection is None:
+                self._local.connection = connection = sqlite3.connect(
+                    self.datastore.pool.db_name, uri=True, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
+                )  # fmt: skip
+            (number,) = connection.execute("SELECT id FROM chain_head").fetchone()
+        except sqlite3.Error as error:
+            raise OperationalError(error) from error
+        return number or None
 
 
 class SqliteLogFactory(SQLiteFactory):
