@@ -1,9 +1,12 @@
-"""The file systems on which the store's contract must hold."""
+"""The file systems on which the store's contract must hold; SHIFTER_TEST_STORE names a directory on one more, such as NFS
+or Lustre.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +17,17 @@ from tests.requires import need, need_root
 MAKE = {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"]}
 
 
-@pytest.fixture(scope="session", params=["here", "tmpfs", "ext4", "xfs"])
+GIVEN = os.environ.get("SHIFTER_TEST_STORE")
+
+
+@pytest.fixture(scope="session", params=["here", "tmpfs", "ext4", "xfs", *(["given"] if GIVEN else [])])
 def mounted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory on a file system of this kind: tmpfs, or in a sparse file on a loop device; unmounted in the end."""
     kind = request.param
+    if kind == "given":
+        with tempfile.TemporaryDirectory(dir=GIVEN, prefix="store-contract-") as name:
+            yield Path(name)
+        return
     directory = tmp_path_factory.mktemp(kind)
     if kind == "here":
         yield directory

@@ -1,4 +1,5 @@
-"""A fuzzer for the readers of what strangers send: tar headers, layer streams, manifests, configurations, challenges.
+"""A fuzzer for the readers of what strangers send: tar headers, layer streams, manifests, configurations, signatures,
+challenges.
 
 `python -m tests.catalog.fuzz [seconds] [directory]` runs atheris (coverage-guided) for so long, from the saved corpus and
 what it finds; anything but the errors meant for it ends the run with the input that did it. The test runs it for a moment.
@@ -6,8 +7,10 @@ what it finds; anything but the errors meant for it ends the run with the input 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -20,8 +23,9 @@ with atheris.instrument_imports(include=["catalog"]):
     from catalog.layers import LayerInvalid, NeedsSurvey, Output, merge
     from catalog.layers_survey import merge_surveyed
     from catalog.limits import Limits
-    from catalog.manifest import parse_config, parse_manifest
+    from catalog.manifest import Descriptor, parse_config, parse_manifest
     from catalog.registry_auth import parse_challenge
+    from catalog.signature import Unsigned, verify
     from catalog.tar import TarReader
     from catalog.tar_fields import TarInvalid
 
@@ -47,7 +51,25 @@ def documents(data: bytes) -> None:
         parse_manifest(data, "application/vnd.oci.image.manifest.v1+json", "it", LIMITS)
     with contextlib.suppress(PullFailed):
         parse_config(data, "it")
+    with contextlib.suppress(Unsigned):
+        verify(["sha256:" + "0" * 64], [], Everywhere(data))
     parse_challenge(data.decode("latin-1"))
+
+
+class Everywhere:
+    """A repository that answers everything with the same bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def manifest(self, reference: str) -> bytes:
+        return self._data
+
+    def referrers(self, digest: str) -> bytes:
+        return self._data
+
+    def blob(self, descriptor: Descriptor) -> bytes:
+        return self._data
 
 
 def one(data: bytes) -> None:
@@ -63,9 +85,32 @@ def save_corpus(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     contents = [layer.content for layer in hostile_layers()]
     contents += [document.content for document in manifests()] + [content for _, content, _ in configurations()]
+    contents += signatures()
     for number, content in enumerate(contents):
         if len(content) <= 20_000:
             (directory / f"{number:03}").write_bytes(content)
+
+
+def signatures() -> list[bytes]:
+    """Documents that are an index of bundles, a manifest of signatures and a bundle at once."""
+    pointer = {
+        "digest": "sha256:" + "0" * 64,
+        "size": 2,
+        "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json",
+    }
+    signed = {**pointer, "annotations": {"dev.cosignproject.cosign/signature": "QUJD"}}
+    bundle = {**pointer, "artifactType": "application/vnd.dev.sigstore.bundle.v0.3+json"}
+    statement = {"predicateType": "https://sigstore.dev/cosign/sign/v1", "subject": [{"digest": {"sha256": "0"}}]}
+    envelope = {
+        "payload": base64.b64encode(json.dumps(statement).encode()).decode(),
+        "payloadType": "application/vnd.in-toto+json",
+        "signatures": [{"sig": "QUJD"}],
+    }
+    simple = {"image": {"docker-manifest-digest": pointer["digest"]}}
+    return [
+        json.dumps({"layers": [signed], "critical": simple}).encode(),
+        json.dumps({"manifests": [bundle], "layers": [pointer], "dsseEnvelope": envelope}).encode(),
+    ]
 
 
 def main() -> None:
