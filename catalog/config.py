@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from catalog.config_pull import PullSettings, SignaturePolicy, location_pull, pull_settings
 from catalog.config_reader import ConfigError, Section
+from catalog.conversion_options import ConversionOptions, OptionsInvalid
 from catalog.reference import DOCKER_HUB
 
 FORMATS = ("squashfs", "erofs")
@@ -183,7 +184,7 @@ def parse(data: object) -> Configuration:
         image_lease=top.duration("ImageLeaseTime", timedelta(days=7)),
         import_users=_import_users(top),
         metrics=top.flag("Metrics", False),
-        converter_options=_converter_options(top),
+        converter_options=_converter_options(top, warnings),
         examiner=top.optional_path("examiner"),
         lustre_replication=top.whole("DefaultLustreReplication", 0) or None,
         lustre_stripes=top.whole("DefaultOstCount", 0) or None,
@@ -284,7 +285,7 @@ def _import_users(top: Section) -> tuple[str, ...] | None:
     return None if not users or users == ("none",) else users
 
 
-def _converter_options(top: Section) -> Mapping[str, tuple[str, ...]]:
+def _converter_options(top: Section, warnings: list[str]) -> Mapping[str, tuple[str, ...]]:
     if not top.has("ConverterOptions"):
         return {}
     value = top.get("ConverterOptions")
@@ -296,6 +297,12 @@ def _converter_options(top: Section) -> Mapping[str, tuple[str, ...]]:
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise ConfigError(f"ConverterOptions.{form} is {given!r}; allowed: a text or a list of texts")
         options[form] = tuple(words)
+        if form not in FORMATS:
+            warnings.append(f"ConverterOptions.{form} has no effect; formats are {', '.join(sorted(FORMATS))}")
+    try:
+        ConversionOptions(arguments=options.get("squashfs", ())).squashfs()
+    except OptionsInvalid as error:
+        warnings.append(f"{error}; every pull fails until that is put right")
     return options
 
 
@@ -313,26 +320,35 @@ def _store(top: Section, state: Path, warnings: list[str]) -> EventStoreChoice:
     if kind == "sqlite":
         choice = EventStoreChoice("sqlite", str(part.path("path", state / "events.sqlite")), "")
     elif kind == "postgresql":
-        choice = EventStoreChoice("postgresql", _uri(part, "postgresql://"), part.text("schema", "public"))
+        choice = EventStoreChoice(
+            "postgresql", _uri(part, "postgresql://", "postgres://"), part.text("schema", "public")
+        )
     else:
-        uri = part.text("uri", top.optional_text("MongoDBURI"))
+        given = top.optional_text("MongoDBURI")
+        uri = (
+            given
+            if given and not part.has("uri") and not part.has("uriFile")
+            else _uri(part, "mongodb://", "mongodb+srv://")
+        )
         database = part.text("database", top.text("MongoDB", "Shifter"))
         choice = EventStoreChoice("mongodb", uri, database)
     warnings += part.unknown()
     return choice
 
 
-def _uri(part: Section, scheme: str) -> str:
+def _uri(part: Section, *schemes: str) -> str:
     if not part.has("uri") and part.has("uriFile"):
         # Keeps a password out of a configuration file that others may read.
-        path = part.path("uriFile")
+        key, path = "uriFile", part.path("uriFile")
         try:
-            return path.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConfigError(f"{part.name('uriFile')}: cannot read {path}: {error.strerror}") from error
-    uri = part.text("uri")
-    if not uri.startswith((scheme, "postgres://")):
-        raise ConfigError(f"{part.name('uri')} does not begin with {scheme}; allowed: {scheme}user@host/database")
+            uri = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8"
+            raise ConfigError(f"{part.name('uriFile')}: cannot read {path}: {reason}") from error
+    else:
+        key, uri = "uri", part.text("uri")
+    if not uri.startswith(schemes):  # never shown: it may hold a password
+        raise ConfigError(f"{part.name(key)} does not begin with {schemes[0]}; allowed: {schemes[0]}user@host/database")
     return uri
 
 

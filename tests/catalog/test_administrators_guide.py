@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from catalog import admin
+from catalog.conversion_options import ConversionOptions
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "administration.md").read_text()
@@ -45,3 +46,8 @@ def test_every_command_that_it_names_exists(capsys: pytest.CaptureFixture[str]) 
         admin.main(["--help"])
     known = set(re.findall(r"^    ([a-z-]+) ", capsys.readouterr().out, re.MULTILINE))
     assert set(re.findall(r"shifter-admin ([a-z-]+)", GUIDE)) - known == set()
+
+
+def test_its_example_of_the_converter_s_words_is_understood() -> None:
+    (example,) = re.findall(r'`\{"squashfs": "([^"]+)"\}`', GUIDE)
+    assert ConversionOptions(arguments=tuple(example.split())).squashfs().level == 5

@@ -153,3 +153,26 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_the_example_file_of_the_distribution_is_valid() -> None:
     example = Path(__file__).parents[2] / "etc" / "imagemanager.json.example"
     assert parse(json.loads(example.read_text())).warnings == ()
+
+
+@pytest.mark.parametrize(("kind", "scheme"), [("mongodb", "mongodb"), ("postgresql", "postgresql")])
+def test_the_address_of_a_store_may_stand_in_a_file_of_its_own(kind: str, scheme: str, tmp_path: Path) -> None:
+    file = tmp_path / "uri"
+    file.write_text(f"{scheme}://shifter:secret@db/\n")
+    made = parse(changed(EventStore={"kind": kind, "uriFile": str(file)}))
+    assert (made.store.kind, made.store.uri, made.warnings) == (kind, f"{scheme}://shifter:secret@db/", ())
+    file.write_text("secret")
+    with pytest.raises(ConfigError, match=rf"^EventStore.uriFile does not begin with {scheme}://") as refused:
+        parse(changed(EventStore={"kind": kind, "uriFile": str(file)}))
+    assert "secret" not in str(refused.value)
+    file.unlink()
+    with pytest.raises(ConfigError, match=r"cannot read .*: No such file"):
+        parse(changed(EventStore={"kind": kind, "uriFile": str(file)}))
+
+
+def test_words_for_the_converter_that_it_does_not_know_are_said_at_the_start() -> None:
+    made = parse(changed(ConverterOptions={"squashfs": "-c zstd", "tarball": "-x"}))
+    assert made.warnings[0].startswith("ConverterOptions.tarball has no effect; formats are erofs, squashfs")
+    assert made.warnings[1].startswith("ConverterOptions: '-c zstd' is not understood; known are -comp ")
+    assert made.warnings[1].endswith("; every pull fails until that is put right")
+    assert parse(changed(ConverterOptions={"squashfs": ["-comp", "gzip"]})).warnings == ()
