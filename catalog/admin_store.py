@@ -60,7 +60,7 @@ def register(subparsers: Any) -> None:
         type=_seconds,
         default=GRACE,
         metavar="SECONDS",
-        help="leave what was needed so lately (default: a day)",
+        help="leave what was needed so lately (default: a day; less than a pull takes only while none runs)",
     )
     parser.add_argument(
         "--cache-limit",
