@@ -11,7 +11,7 @@ import pytest
 
 from catalog.munge import CredentialRefused, Munge, MungeUnavailable
 from tests.catalog.gateway_fixture import ALICE, BOB, SYSTEM, Content, InProcess, Minter, wait_for
-from tests.runtime.munge_daemon import MungeDaemon, running
+from tests.runtime.munge_daemon import MungeDaemon, running, serving
 
 
 def queue(site: InProcess, credential: str) -> tuple[int, str]:
@@ -95,14 +95,9 @@ def test_munge_may_be_restarted(minter: Minter) -> None:
         os.close(daemon)
         with pytest.raises(MungeUnavailable):
             munge.decode(minter.credential(ALICE))
-        directory = first.socket.parent
-        subprocess.run(
-            ["munged", "-S", first.socket, "--key-file", directory / "munge.key", "--log-file", directory / "munged.log",
-             "--pid-file", directory / "munged.pid", "--seed-file", directory / "seed"],
-            check=True,
-        )  # fmt: skip
-        assert munge.decode(one.credential(ALICE)).uid == ALICE
-        one.close()
+        with serving(first.socket.parent):
+            assert munge.decode(one.credential(ALICE)).uid == ALICE
+            one.close()
 
 
 @pytest.mark.parametrize(

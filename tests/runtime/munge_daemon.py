@@ -43,19 +43,29 @@ def running() -> Iterator[MungeDaemon]:
     key = directory / "munge.key"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)
+    try:
+        with serving(directory) as address:
+            yield MungeDaemon(address)
+    finally:
+        shutil.rmtree(directory)
+
+
+@contextmanager
+def serving(directory: Path) -> Iterator[Path]:
+    """A munged with the key, and at the socket, that `directory` holds; ended after. The socket."""
     address = directory / "munge.socket"
-    options = ["--key-file", key, "--log-file", directory / "munged.log", "--pid-file", directory / "munged.pid"]
-    command = ["munged", "--foreground", "-S", address, "--seed-file", directory / "seed", *options]
-    with subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command], stderr=subprocess.DEVNULL) as daemon:
+    options = ["--key-file", directory / "munge.key", "--log-file", directory / "munged.log"]
+    options += ["--pid-file", directory / "munged.pid", "--seed-file", directory / "seed"]
+    command = ["setpriv", "--pdeathsig", "TERM", "munged", "--foreground", "-S", address, *options]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as daemon:
         try:
             while not _listens(address):
                 with suppress(subprocess.TimeoutExpired):
                     daemon.wait(0.01)
                     raise AssertionError(f"munged ended: {(directory / 'munged.log').read_text()}")
-            yield MungeDaemon(address)
+            yield address
         finally:
             daemon.terminate()
-    shutil.rmtree(directory)
 
 
 def _listens(address: Path) -> bool:
