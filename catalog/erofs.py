@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
-import stat
 import struct
 import subprocess
 import tempfile
@@ -25,6 +23,7 @@ from catalog.conversion_options import OptionsInvalid
 from catalog.failure import PullFailed
 from catalog.layers import Merged, normal
 from catalog.limits import Limits
+from catalog.scratch import scratch as directory_below
 from catalog.tar import DIRECTORY, FIFO, LINK, REGULAR, SYMLINK, Member, TarReader
 
 WRITER = "mkfs.erofs"
@@ -63,20 +62,17 @@ def write_erofs(
     command = [WRITER, "--quiet", *arguments(words), "--preserve-mtime", "-U", _NO_UUID]
     if os.geteuid() != 0:
         command += ["--force-uid=0", "--force-gid=0"]
-    scratch.mkdir(parents=True, exist_ok=True)
-    tree = Path(tempfile.mkdtemp(prefix="shifter-", dir=scratch))
     try:
-        root = tree / "root"
-        root.mkdir(0o755)
-        merged = _unpack(root, limits, merge)
-        _run([*command, str(path), str(root)], path, check)
-        _verify(path, merged, check)
-        return merged
+        with directory_below(scratch) as tree:
+            root = tree / "root"
+            root.mkdir(0o755)
+            merged = _unpack(root, limits, merge)
+            _run([*command, str(path), str(root)], path, check)
+            _verify(path, merged, check)
+            return merged
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    finally:
-        shutil.rmtree(tree, onerror=_make_removable)
 
 
 def _unpack(root: Path, limits: Limits, merge: Callable[[Callable[[bytes], object]], Merged]) -> Merged:
@@ -251,12 +247,3 @@ def read_inode_count(path: Path) -> int:
     if len(head) < _SUPERBLOCK.size or _SUPERBLOCK.unpack(head)[0] != _MAGIC:
         raise PullFailed(f"{path.name} is no EROFS image")
     return int(_SUPERBLOCK.unpack(head)[6])
-
-
-def _make_removable(function: Callable[..., object], path: str, error: object) -> None:
-    """For rmtree: directories of the image may forbid their owner to empty them."""
-    for directory in (Path(path).parent, Path(path)):
-        with contextlib.suppress(OSError):
-            if stat.S_ISDIR(directory.lstat().st_mode):
-                directory.chmod(0o700)
-    function(path)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from catalog.config import Configuration
 from catalog.failure import PullFailed
 from catalog.publication import Publication
 from catalog.record import Image, Record
+from catalog.scratch import scratch as directory_below
 from catalog.workers import Job, Watch
 
 _UNPACK = {
@@ -52,16 +52,13 @@ def examine(program: Path, file: Path, image: Image, scratch: Path, watch: Watch
     """Unpack `file` below `scratch` and run `program` on it. Raises PullFailed when it refuses or cannot be run, and what
     `watch.check` raises when the attempt is lost meanwhile.
     """
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix="examine-", ignore_cleanup_errors=True) as made:
-        directory = Path(made) / "tree"
+    with directory_below(scratch) as made:
+        directory = made / "tree"
         unpack = [word.format(directory=directory, file=file) for word in _UNPACK[image.format]]
         status, said = _run(unpack, watch)
         if status != 0:
             raise PullFailed(f"the image cannot be unpacked for the site's examiner: {said}")
         status, said = _run([str(program), str(directory), image.id], watch)
-        # A tree may hold directories that even their owner cannot enter.
-        subprocess.run(["chmod", "-R", "u+rwX", "--", directory], capture_output=True, check=False)
     if status != 0:
         raise PullFailed(f"the site's examiner refuses the image: {said}")
 

@@ -13,7 +13,6 @@ import os
 import stat
 import struct
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from catalog.failure import PullFailed
 from catalog.layout import pull_layout
 from catalog.publication import Publication
 from catalog.record import Attempt, Image, Record
+from catalog.scratch import scratch
 from catalog.states import Stage
 from catalog.workers import Watch
 
@@ -95,10 +95,9 @@ class ImportJob:
         )
 
     def _converted(self, path: Path, descriptor: int, platform: Platform, watch: Watch) -> Image:
-        self._configuration.expand_directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._configuration.expand_directory) as scratch:
+        with scratch(self._configuration.expand_directory) as place:
             # By the descriptor: the path's owner could put another file in its place meanwhile.
-            name = Path(scratch) / path.name
+            name = place / path.name
             name.symlink_to(f"/proc/self/fd/{descriptor}")
             store = self._publication.place(platform).store
             options = self._options(self._configuration, platform)

@@ -31,6 +31,7 @@ from catalog.leases import Leases, Progress, SideTableUnavailable
 from catalog.publication import Publication
 from catalog.record import Attempt, Image, Record
 from catalog.reference import Reference
+from catalog.scratch import sweep
 from catalog.states import NotAllowed, Stage
 
 log = logging.getLogger("shifter.workers")
@@ -157,6 +158,11 @@ class Workers:
     def start(self) -> None:
         """Takes up what a dead gateway left, and starts the threads."""
         self.leases.beat()
+        swept = sweep(self._configuration.expand_directory)
+        if swept:
+            log.info(
+                "removed %d directories that killed gateways left in %s", swept, self._configuration.expand_directory
+            )
         threads = [
             threading.Thread(target=self._work, name=f"worker-{n}", daemon=True)
             for n in range(self._configuration.worker_threads)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -61,11 +62,16 @@ class Bench:
     def serving(self) -> Any:
         return serving(self.config, environment=self.environment)
 
-    def ask(self, served: Served, method: str, path: str, *, uid: int = 0, login: str | None = None) -> dict[str, Any]:
+    def ask(
+        self, served: Served, method: str, path: str, *, uid: int = 0, login: str | None = None, body: Any = None
+    ) -> dict[str, Any]:
         payload = json.dumps({"authorized_locations": {"site": login}}).encode() if login else b""
         headers = {"authentication": self.minter.credential(uid, payload)}
         request = urllib.request.Request(
-            served.url + path, method=method, headers=headers, data=b"" if method == "POST" else None
+            served.url + path,
+            method=method,
+            headers=headers,
+            data=json.dumps(body).encode() if body else b"" if method == "POST" else None,
         )
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
@@ -154,6 +160,56 @@ def test_a_pull_whose_gateway_was_killed_at_a_stage_is_finished_by_the_next_one(
     assert verify(bench.log()) is None
 
 
+def test_a_gateway_killed_while_the_examiner_looks_at_an_image_has_it_examined_again(bench: Bench) -> None:
+    asked = bench.directory / "examiner-reached"
+    examiner = bench.directory / "tools" / "examiner"
+    examiner.write_text(
+        f"#!/bin/sh\n: > {asked}\nwhile [ ! -e {bench.gate} ]; do sleep 0.02; done\necho it is not for us >&2\nexit 1\n"
+    )
+    examiner.chmod(0o755)
+    bench.config.write_text(json.dumps({**json.loads(bench.config.read_text()), "examiner": str(examiner)}))
+    with bench.serving() as first:
+        bench.pull(first)
+        wait_for(bench.reached.exists, what="the converter")
+        bench.gate.unlink()
+        wait_for(asked.exists, what="the examiner")
+        assert bench.pull(first)["status"] == "TRANSFER"
+        first.kill()
+    bench.release()
+    with bench.serving() as second:
+
+        def refused() -> list[str]:
+            return [entry["status_message"] for entry in bench.queue(second) if entry["status"] == "FAILURE"]
+
+        (reason,) = wait_for(refused, what="the refusal, without being asked")
+        assert "it is not for us" in reason
+        assert not list((bench.directory / "expand").iterdir())
+    assert not list((bench.directory / "images").glob("*.squashfs"))
+
+
+def test_a_gateway_killed_in_an_import_has_it_finished_by_the_next_one(bench: Bench) -> None:
+    made = {**json.loads(bench.config.read_text()), "ImportUsers": "all"}
+    bench.config.write_text(json.dumps(made))
+    tree, file = bench.directory / "tree", bench.directory / "mine.squashfs"
+    tree.mkdir()
+    (tree / "big").write_bytes(os.urandom(20_000_000))
+    subprocess.run(["mksquashfs", tree, file, "-quiet", "-no-xattrs", "-comp", "gzip"], check=True, capture_output=True)
+    path = f"/api/doimport/{SYSTEM}/custom/mine:1/"
+    with bench.serving() as first:
+        answer = bench.ask(first, "POST", path, body={"filepath": str(file), "format": "squashfs"})
+        assert answer["status"] in {"INIT", "HASHING", "TRANSFER"}
+        first.kill()
+    with bench.serving() as second:
+
+        def there() -> bool:
+            found = bench.ask(second, "GET", f"/api/lookup/{SYSTEM}/custom/mine:1/")
+            return found.get("status") == "READY"
+
+        wait_for(there, what="READY, without being asked")
+        assert bench.queue(second) == []
+    assert verify(bench.log()) is None
+
+
 def test_gateways_killed_at_any_moment_lose_nothing_and_nothing_sticks(bench: Bench) -> None:
     # Moments are drawn from the whole length of a pull; a run with SHIFTER_TEST_SCALE=25 kills a hundred times.
     draw = random.Random(7)
@@ -201,7 +257,6 @@ def test_a_stopped_gateway_leaves_its_pull_to_the_next_start(bench: Bench) -> No
 
 
 def test_the_command_refuses_a_bad_configuration_in_one_line(tmp_path: Path) -> None:
-    import subprocess
     import sys
 
     config = tmp_path / "imagemanager.json"
@@ -214,7 +269,6 @@ def test_the_command_refuses_a_bad_configuration_in_one_line(tmp_path: Path) -> 
 
 
 def test_a_port_that_is_taken_is_said_in_one_line(bench: Bench) -> None:
-    import subprocess
     import sys
 
     with bench.serving() as first:
