@@ -30,7 +30,7 @@ $(BUILT): pyproject.toml etc/packages
 	@touch $@
 
 # For a site's nodes: the programs that `make run` and the tests use are made for each site in a directory anew.
-$(LAUNCHER): $(BUILT) $(wildcard runtime/*.py runtime/launcher/*)
+$(LAUNCHER): $(BUILT) $(wildcard runtime/*.py runtime/launcher/* runtime/launcher/user/*)
 	@$(PYTHON) -m runtime.install build/node $(CONFIG) --no-setuid
 	@touch $@
 

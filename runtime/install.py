@@ -64,8 +64,8 @@ def compile_launcher(output: Path, config: Path, libexec: Path, python: Path, ob
 
     Raises InstallFailed: no compiler, or it refused.
     """
-    sources = sorted(LAUNCHER.glob("*.c"))
-    headers = b"".join(header.read_bytes() for header in sorted(LAUNCHER.glob("*.h")))
+    sources = sorted(LAUNCHER.rglob("*.c"))
+    headers = b"".join(header.read_bytes() for header in sorted(LAUNCHER.rglob("*.h")))
     common = objects or PACKAGE.parent / "build" / "launcher"
     if not os.access(common.parent if common.parent.exists() else common.parent.parent, os.W_OK):
         common = output.parent / ".objects"

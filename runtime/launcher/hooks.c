@@ -1,7 +1,7 @@
-/* The site's scripts: as root on the host while the container is made, as the user in it before the command. */
+/* The site's scripts: as root on the host while the container is made (as the user in it: user/command.c). */
 #include "shifter.h"
 
-static void wait_for(pid_t child, const char *kind, const char *script)
+void hook_wait(pid_t child, const char *kind, const char *script)
 {
     int status;
     if (child < 0 || waitpid(child, &status, 0) < 0)
@@ -22,17 +22,5 @@ void hook_root(char **f)
             fail_errno("cannot enter the container's root", f[0]);
         run_as_root(command);
     }
-    wait_for(child, "root hook", f[0]);
-}
-
-/* userhook: script */
-void hook_user(char **f)
-{
-    pid_t child = fork();
-    if (child == 0) {
-        char *command[] = {"/bin/sh", f[0], NULL};
-        execve(command[0], command, environment_done());
-        fail_errno("cannot run in the container", command[0]);
-    }
-    wait_for(child, "user hook", f[0]);
+    hook_wait(child, "root hook", f[0]);
 }

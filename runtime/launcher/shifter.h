@@ -128,11 +128,7 @@ int image_mount_file(int file, const char *path, const char *format, bool read_o
 void hold_make_room(void);
 int hold_open(int file, const struct stat *status, char **f);
 
-/* rootless.c: without privilege */
-void rootless_enter(void);
-void rootless_fuse(char **f);
-
-/* mounts.c, files.c, environment.c, hooks.c: one function a step; fields as in plan.py */
+/* mounts.c, files.c, disk.c, hooks.c: one function a step; fields as in plan.py */
 void mount_tmpfs(char **f);
 void mount_bind(char **f);
 void mount_bind_of_user(char **f);
@@ -146,12 +142,6 @@ void file_copy(char **f);
 void file_symlink(char **f);
 void disk_make(char **f);
 void hook_root(char **f);
-void hook_user(char **f);
-void environment_start(void);
-void environment_clear(char **f);
-void environment_default(char **f);
-void environment_set(char **f);
-void environment_unset(char **f);
-void environment_prepend(char **f);
-void environment_append(char **f);
-char **environment_done(void);
+void hook_wait(pid_t child, const char *kind, const char *script); /* ends the start unless the script ended well */
+
+#include "user/user.h"

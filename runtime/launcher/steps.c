@@ -4,43 +4,6 @@
 enum { BEFORE = 1, AFTER = 2 }; /* giving up privilege */
 static bool dropped;
 
-/* chdir: path ("" is the caller's), what otherwise */
-static void enter(char **f)
-{
-    const char *path = *f[0] ? f[0] : caller.directory;
-    if (*path && chdir(path) == 0)
-        return;
-    if (strcmp(f[1], "required") == 0)
-        fail_errno("cannot enter the working directory in the container", path);
-    if (chdir("/") < 0)
-        fail_errno("cannot enter", "/");
-    say("warning: %s: not in the container, or not yours to enter: the command starts in /", *path ? path : "working directory");
-}
-
-/* exec: append or none, then the command's first words */
-static void become(char **f)
-{
-    size_t extra = 0, words = 0;
-    while (f[1 + words])
-        words++;
-    if (strcmp(f[0], "append") == 0)
-        while (caller.arguments[extra])
-            extra++;
-    char **command = grow(NULL, (words + extra + 1) * sizeof *command);
-    memcpy(command, f + 1, words * sizeof *command);
-    memcpy(command + words, caller.arguments, extra * sizeof *command);
-    command[words + extra] = NULL;
-    if (!command[0] || !*command[0])
-        fail("no command to run: name one after the options");
-    planner_end();
-    environ = environment_done();
-    umask(caller.mask);
-    caller_signals(false);
-    execvp(command[0], command);
-    say("cannot run %s: %s: is it in the image, and in the container's PATH?", command[0], strerror(errno));
-    _exit(127);
-}
-
 static void drop(char **f)
 {
     (void)f;
@@ -91,9 +54,9 @@ static const struct {
     {"envunset", "user", 1, 1, AFTER, environment_unset},
     {"envprepend", "user", 2, 2, AFTER, environment_prepend},
     {"envappend", "user", 2, 2, AFTER, environment_append},
-    {"chdir", "user", 2, 2, AFTER, enter},
+    {"chdir", "user", 2, 2, AFTER, command_directory},
     {"userhook", "user", 1, 1, AFTER, hook_user},
-    {"exec", "user", 1, FIELD_LIMIT, AFTER, become},
+    {"exec", "user", 1, FIELD_LIMIT, AFTER, command_run},
     {"say", "root", 1, 1, BEFORE | AFTER, tell},
     {"refuse", "root", 1, 1, BEFORE | AFTER, refuse},
 };

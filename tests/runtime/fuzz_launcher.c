@@ -1,6 +1,6 @@
 /* Fuzzing of what the launcher parses: steps (records, the table of verbs, operations on the environment) and options.
  *
- * Linked with the launcher's own wire.c, steps.c, options.c and environment.c; what would act on the system is replaced by
+ * Linked with the launcher's own wire.c, steps.c, options.c and user/environment.c; what would act on the system is replaced by
  * stubs that read every field. LLVMFuzzerTestOneInput fits libFuzzer and AFL++; main is a driver of its own that mutates a seed:
  *   fuzz_launcher SEED ROUNDS NUMBER */
 #include "../../runtime/launcher/shifter.h"
@@ -42,9 +42,8 @@ static void read_all(char **f)
 STUB(image_open) STUB(rootless_fuse) STUB(mount_local) STUB(planner_answer) STUB(root_begin) STUB(root_join) STUB(mount_tmpfs) STUB(file_mkdir)
 STUB(file_write) STUB(file_copy) STUB(file_symlink) STUB(mount_bind) STUB(mount_bind_of_user) STUB(mount_overlay)
 STUB(mount_proc) STUB(mount_change) STUB(disk_make) STUB(hook_root) STUB(hook_user) STUB(root_pivot)
+STUB(command_directory) STUB(command_run)
 void become_user(void) {}
-void planner_end(void) { longjmp(refused, 1); } /* exec: far enough */
-void caller_signals(bool ours) { seen += ours; }
 
 int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
 {

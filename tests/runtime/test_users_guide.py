@@ -19,7 +19,7 @@ def said() -> str:
     """Everything that the programs could say: their sources, with what they fill in taken out."""
     sources = [
         *(ROOT / "runtime").glob("*.py"),
-        *(ROOT / "runtime" / "launcher").glob("*.c"),
+        *(ROOT / "runtime" / "launcher").rglob("*.c"),
         *(ROOT / "catalog").glob("*.py"),
     ]
     text = "\n".join(path.read_text() for path in sources)

@@ -1,5 +1,5 @@
 /* Without privilege: the same steps in a user namespace of the caller's own, user_namespaces(7). No code here runs setuid. */
-#include "shifter.h"
+#include "../shifter.h"
 
 static void write_to(const char *path, const char *text)
 {

@@ -1,5 +1,5 @@
 /* The command's environment: operations on the caller's, so that a plan does not depend on what else the caller has set. */
-#include "shifter.h"
+#include "../shifter.h"
 
 static char **list; /* NAME=VALUE, NULL-terminated */
 static size_t count;
