@@ -12,14 +12,16 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from cas.errors import DigestMismatch, SourceChanged, StoreError
 from cas.files import naming
-from cas.hashing import Names, hash_file, hash_side_by_side
+from cas.hashing import Names, hash_file, hash_side_by_side, reading
 
 if TYPE_CHECKING:
     from cas.store import Object, Store
@@ -34,49 +36,75 @@ if _sync_file_range is not None:
 
 
 def copy_in(store: Store, source: Path, *, name: str | None = None) -> Object:
-    """Puts a copy of `source`; name: which object it must be.
-
-    Raises SourceChanged when it was written to meanwhile, DigestMismatch, StoreFull, StoreError.
-    """
+    """Puts a copy of `source`; see Store.put_file."""
     try:
-        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise StoreError(f"{source} cannot be read: {error.strerror}") from error
-    temporary = store.temporary()
     try:
-        before = _identity(fd)
-        with naming(temporary, "creating"):
-            target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with naming(temporary, "writing"):
-                names = hash_file(target) if _clone(fd, target) else _copy(fd, target, sync=store.sync)
-            if _identity(fd) != before:
-                raise SourceChanged(
-                    f"{source} was written to while it was copied into the store: try again when it is complete"
-                )
-            if name is not None and names.blake3 != name:
-                raise DigestMismatch(f"{source} has the BLAKE3 {names.blake3}, expected was {name}")
-            return store.settle(target, temporary, names)
-        finally:
-            os.close(target)
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        return copy_open(store, fd, source, name=name)
     finally:
         os.close(fd)
 
 
-def _copy(source: int, target: int, *, sync: bool) -> Names:
+def copy_open(
+    store: Store, fd: int, source: Path, *, name: str | None = None, progress: Callable[[int], object] | None = None
+) -> Object:
+    """Puts a copy of the file that is open as fd; see Store.put_open."""
+    before = _identity(fd)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise StoreError(f"{source} cannot be put into the store: it is not a regular file")
+    temporary = store.temporary()
+    with naming(temporary, "creating"):
+        target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with naming(temporary, "writing"):
+            if _clone(fd, target):
+                names = hash_file(target)
+            else:
+                names = _copy(_reading(fd, source), target, sync=store.sync, progress=progress)
+        if _identity(fd) != before:
+            raise SourceChanged(
+                f"{source} was written to while it was copied into the store: try again when it is complete"
+            )
+        if name is not None and names.blake3 != name:
+            raise DigestMismatch(f"{source} has the BLAKE3 {names.blake3}, expected was {name}")
+        return store.settle(target, temporary, names)
+    finally:
+        os.close(target)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _reading(fd: int, source: Path) -> Callable[[memoryview], int]:
+    read = reading(fd)
+
+    def named(buffer: memoryview) -> int:
+        with naming(source, "reading"):
+            return read(buffer)
+
+    return named
+
+
+def _copy(
+    read: Callable[[memoryview], int], target: int, *, sync: bool, progress: Callable[[int], object] | None
+) -> Names:
     """Copies, while other threads hash what is copied and start the disk: the pass costs what the slowest does."""
+    done = 0
     with _Pushing(target) if sync else contextlib.nullcontext() as pushing:
 
         def write(piece: memoryview) -> None:
+            nonlocal done
             count = len(piece)
             while piece:
                 piece = piece[os.write(target, piece) :]
             if pushing is not None:
                 pushing.grow(count)
+            done += count
+            if progress is not None:
+                progress(done)
 
-        return hash_side_by_side(lambda buffer: os.readv(source, [buffer]), write)
+        return hash_side_by_side(read, write)
 
 
 class _Pushing:

@@ -62,7 +62,7 @@ def hash_file(fd: int) -> Names:
             hashes.update(chunk)
             position += len(chunk)
         return hashes.names()
-    names = hash_side_by_side(_reading(fd))
+    names = hash_side_by_side(reading(fd))
     if names.size != size:
         raise SourceChanged(f"a file of {size} bytes was {names.size} bytes long when it was read")
     return names
@@ -70,7 +70,7 @@ def hash_file(fd: int) -> Names:
 
 def hash_blake3(fd: int) -> str:
     """The BLAKE3 name of an open file, read from its start; the file position is not used."""
-    hasher, buffer, read = blake3.blake3(), memoryview(bytearray(CHUNK)), _reading(fd)
+    hasher, buffer, read = blake3.blake3(), memoryview(bytearray(CHUNK)), reading(fd)
     while size := read(buffer):
         hasher.update(buffer[:size])
     return hasher.hexdigest()
@@ -137,7 +137,7 @@ class _Follower:
             raise failure
 
 
-def _reading(fd: int) -> Callable[[memoryview], int]:
+def reading(fd: int) -> Callable[[memoryview], int]:
     """Reads an open file piece by piece from its start, whatever its position."""
     position = 0
 

@@ -26,12 +26,12 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from cas.copying import Syncing, copy_in
+from cas.copying import Syncing, copy_in, copy_open
 from cas.errors import NameInvalid, ObjectCorrupt, ObjectMissing, StoreError
 from cas.files import make_directory, naming, sync_directory
 from cas.hashing import CHUNK, Names, hash_blake3, hash_file
@@ -105,6 +105,14 @@ class Store:
         Raises SourceChanged when the file was written to meanwhile, DigestMismatch, StoreFull, StoreError.
         """
         return copy_in(self, source, name=name)
+
+    def put_open(self, fd: int, source: Path, *, progress: Callable[[int], object] | None = None) -> Object:
+        """Puts a copy of a file that is open as fd, from its start; source: how messages call it. progress: gets the
+        bytes copied so far (not where blocks are shared), and may raise to end it.
+
+        Raises as put_file, and what progress raises.
+        """
+        return copy_open(self, fd, source, progress=progress)
 
     def adopt(self, temporary: Path) -> Object:
         """Makes an object of a file that some tool wrote under a name from `temporary()`; the name is gone

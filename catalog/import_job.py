@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from cas.errors import StoreError
 from cas.store import Store
 from catalog.callers import groups_of
 from catalog.config import Configuration, Platform
@@ -37,7 +38,6 @@ _ALIASES = {"oci": "oci-layout", "oci-archive": "oci-layout", "docker": "docker-
 _SUPERBLOCK = struct.Struct("<IIIIIHHHHHHQQQQQQQQ")
 _MAGIC = 0x73717368
 _NO_TABLE = 2**64 - 1
-_PIECE = 1 << 20
 
 
 class ImportJob:
@@ -67,22 +67,25 @@ class ImportJob:
         path = Path(attempt.path or "")
         with _opened_for(path, attempt) as descriptor:
             if form == "squashfs":
-                return self._squashfs(path, descriptor, platform, watch)
+                try:
+                    return self._squashfs(path, descriptor, platform, watch)
+                except StoreError as error:
+                    raise PullFailed(str(error)) from error
             return self._converted(path, descriptor, platform, watch)
 
     def _squashfs(self, path: Path, descriptor: int, platform: Platform, watch: Watch) -> Image:
         store = self._publication.place(platform).store
         with os.fdopen(os.dup(descriptor), "rb") as source:
             size = check_squashfs(source, path)
-            source.seek(0)
-            with store.writer() as writer:
-                done = 0
-                while piece := source.read(_PIECE):
-                    writer.write(piece)
-                    done += len(piece)
-                    watch.check()
-                    watch.progress(done=done, total=size, layers_done=0, layers=1)
-                stored = writer.commit()
+
+        def copied(done: int) -> None:
+            watch.check()
+            watch.progress(done=done, total=size, layers_done=0, layers=1)
+
+        stored = store.put_open(descriptor, path, progress=copied)
+        # What counts is what was copied: the path's owner may have put other bytes there since the first look.
+        with store.open_unverified(stored.name) as copy:
+            check_squashfs(copy, path)
         watch.stage(Stage.TRANSFER)
         _check_readable(store.path(stored.name), path)
         return Image(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,8 +114,8 @@ def test_a_source_that_changes_while_it_is_copied_is_noticed(
     source.write_bytes(b"x" * size)
     real = copying._copy
 
-    def meanwhile(fd: int, target: int, *, sync: bool) -> Names:
-        names = real(fd, target, sync=sync)
+    def meanwhile(*arguments: Any, **keywords: Any) -> Names:
+        names = real(*arguments, **keywords)
         with source.open("ab") as file:
             file.write(b"more")
         return names

@@ -96,6 +96,33 @@ def test_put_file_of_a_missing_file_names_it(store: Store, tmp_path: Path) -> No
         store.put_file(tmp_path / "nothing-here")
 
 
+def test_put_file_of_what_is_no_file_is_refused_and_waits_for_nobody(store: Store, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo"):
+        with pytest.raises(StoreError, match=f"{path} cannot be put into the store: it is not a regular file"):
+            store.put_file(path)
+    assert litter(store) == []
+
+
+def test_put_open_takes_the_whole_file_and_ends_when_it_is_told_to(store: Store, tmp_path: Path) -> None:
+    content = os.urandom(3 << 20)
+    (tmp_path / "source").write_bytes(content)
+    seen: list[int] = []
+
+    def ending(done: int) -> None:
+        raise KeyError(done)
+
+    with (tmp_path / "source").open("rb") as source:
+        source.seek(1000)
+        with pytest.raises(KeyError):
+            store.put_open(source.fileno(), tmp_path / "source", progress=ending)
+        assert litter(store) == []
+        put = store.put_open(source.fileno(), tmp_path / "source", progress=seen.append)
+    assert store.open_verified(put.name).read() == content
+    assert seen == sorted(seen)
+    assert seen[-1] == len(content)
+
+
 def test_an_empty_object_is_an_object(store: Store) -> None:
     assert store.open_verified(store.put_stream(io.BytesIO()).name).read() == b""
 

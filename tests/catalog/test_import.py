@@ -132,6 +132,49 @@ def test_a_cut_off_or_damaged_squashfs_is_refused(site: InProcess, shared: Path)
     assert f"{file} is damaged" in failure(site, file)
 
 
+def test_a_squashfs_that_is_written_to_while_it_is_copied_is_refused(
+    site: InProcess, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = squashed(shared, "i", "-no-xattrs")
+
+    def meanwhile(watch: object, **numbers: int) -> None:
+        with file.open("r+b") as image:
+            image.write(b"hsqs")
+
+    monkeypatch.setattr("catalog.workers.Watch.progress", meanwhile)
+    reason = failure(site, file)
+    assert f"{file} was written to while it was copied into the store: try again when it is complete" in reason
+    assert os.listdir(site.directory / "images/cas/tmp") == []
+
+
+def test_what_is_copied_is_what_is_judged(site: InProcess, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image with attributes that takes the place of one without, in the file, between the look and the copy."""
+    file = squashed(shared, "i", "-no-xattrs")
+    os.setxattr(shared / "tree/bin/tool", "user.x", b"y")
+    other = squashed(shared, "other")
+    from cas.store import Store
+
+    real = Store.put_open
+
+    def exchanged(store: Store, fd: int, source: Path, **keywords: Any) -> Any:
+        file.write_bytes(other.read_bytes())
+        return real(store, fd, source, **keywords)
+
+    monkeypatch.setattr(Store, "put_open", exchanged)
+    assert "holds extended attributes" in failure(site, file)
+
+
+def test_a_full_disk_is_told_as_one(site: InProcess, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = squashed(shared, "i", "-no-xattrs")
+
+    def full(*arguments: object) -> int:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("cas.copying.hash_side_by_side", full)
+    assert "no space left while writing" in failure(site, file)
+    assert os.listdir(site.directory / "images/cas/tmp") == []
+
+
 def test_extended_attributes_are_refused_with_what_to_do(site: InProcess, shared: Path) -> None:
     tool = shared / "tree" / "bin" / "tool"
     os.setxattr(tool, "user.note", b"x")
