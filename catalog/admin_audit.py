@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from typing import Any, cast
 
-from catalog.admin_session import AdminError, opened_catalog, output_options, session, show_json
+from catalog.admin_session import AdminError, opened_catalog, output_options, positive, session, show_json
 from catalog.application import Catalog
 from catalog.chain import ChainedLog, stream, verify
 
 _PAGE = 5000
+_HEAD = re.compile(r"\d{1,15}:[0-9a-f]{64}", re.ASCII)
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,7 +31,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     output_options(check)
     check.set_defaults(run=_verify)
     export = kinds.add_parser("export", help="every event with its hash, as JSON lines on standard output")
-    export.add_argument("--after", type=int, default=0, metavar="NUMBER", help="only events after this one")
+    export.add_argument("--after", type=positive, default=0, metavar="NUMBER", help="only events after this one")
     export.set_defaults(run=_export)
     rebuild = subparsers.add_parser("rebuild", help="make the image list anew from the event log; gateways may run on")
     rebuild.set_defaults(run=_rebuild)
@@ -46,10 +48,10 @@ def _verify(arguments: argparse.Namespace) -> int:
         fault = verify(log)
         if fault is None and arguments.head:
             number, _, known = arguments.head.partition(":")
-            if not number.isdigit():
+            if not _HEAD.fullmatch(arguments.head):
                 raise AdminError(f"--head {arguments.head} is not NUMBER:HASH")
-            rows = log.select_linked(int(number) - 1, 1)
-            if not rows or rows[0].event.id != int(number) or rows[0].hash.hex() != known:
+            rows = log.select_linked(int(number) - 1, 1) if int(number) else []
+            if int(number) and (not rows or rows[0].event.id != int(number) or rows[0].hash.hex() != known):
                 raise AdminError(f"the log no longer has event {number} with that hash: it was written anew")
     if arguments.json:
         found = {"event": fault.id, "reason": fault.reason} if fault else None

@@ -24,6 +24,7 @@ from catalog.image_list import ImageList
 from catalog.leases import SideTable
 
 _PRETTY = 500  # rows
+_MOST = 10**15
 
 
 class AdminError(Exception):
@@ -67,9 +68,9 @@ def opened_catalog(arguments: argparse.Namespace) -> Iterator[Catalog]:
 
 
 def positive(text: str) -> int:
-    """The type of an argument that counts rows."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    """The type of an argument that counts rows, or names an event by its number."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {_MOST}")
     return int(text)
 
 

@@ -18,6 +18,8 @@ from catalog.image_list import ImageList
 from catalog.record import Record
 from catalog.reference import Reference
 
+_LARGEST = 2**63 - 1  # that SQLite can compare with
+
 Viewer = Callable[[Record], bool]
 
 
@@ -194,8 +196,8 @@ def _query(connection: sqlite3.Connection, wanted: Filter) -> tuple[str, list[An
             tag = wanted.image.removeprefix("docker:")
             need("h.ref IN (SELECT ref FROM records WHERE tag IN (?, ?))", tag, f"{tag}:latest")
     if wanted.user is not None:
-        if wanted.user.isdigit():
-            need("h.uid = ?", int(wanted.user))
+        if wanted.user.isascii() and wanted.user.isdigit():
+            need("h.uid = ?", min(int(wanted.user), _LARGEST))
         else:
             need("h.user = ?", wanted.user)
     if wanted.action is not None:
@@ -208,7 +210,7 @@ def _query(connection: sqlite3.Connection, wanted: Filter) -> tuple[str, list[An
     if wanted.until is not None:
         need("h.id < ?", _first_at(connection, wanted.until))
     if wanted.before is not None:
-        need("h.id < ?", wanted.before)
+        need("h.id < ?", min(wanted.before, _LARGEST))
     statement = (
         "SELECT h.id, h.at, r.system, r.itype, r.tag, h.uid, h.user, h.image, h.ref, h.action, h.detail "  # noqa: S608 — constants only
         f"FROM history h JOIN records r USING (ref) WHERE {' AND '.join(conditions)} ORDER BY h.id DESC"

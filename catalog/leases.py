@@ -201,8 +201,13 @@ class SqliteSideTable:
 
 
 def new_instance() -> str:
-    """A name for this process that says where it runs: host, pid, start time, and something random."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_start_time(os.getpid())}:{secrets.token_hex(4)}"
+    """A name for this process that says where it runs: host and process namespace, pid, start time, something random."""
+    return f"{_here()}:{os.getpid()}:{_start_time(os.getpid())}:{secrets.token_hex(4)}"
+
+
+def _here() -> str:
+    """Where a pid means the same process: two containers of one host name have namespaces of their own."""
+    return f"{socket.gethostname()}/{Path('/proc/self/ns/pid').stat().st_ino}"
 
 
 def process_gone(instance: str) -> bool:
@@ -210,7 +215,7 @@ def process_gone(instance: str) -> bool:
     host, _, rest = instance.partition(":")
     pid, _, rest = rest.partition(":")
     started = rest.partition(":")[0]
-    if host != socket.gethostname() or not pid.isdigit():
+    if host != _here() or not pid.isdigit():
         return False
     return _start_time(int(pid)) != started
 

@@ -171,6 +171,8 @@ def test_who_can_run_what_its_registry_gives_to_anybody_though_its_tag_is_privat
         ("usage", "--limit", "x"),
         ("who-ran", "--limit", "0"),
         ("history", "--action", "flies"),
+        ("who-ran", "--limit", "9" * 30),
+        ("audit", "export", "--after", "-3"),
     ],
 )
 def test_a_number_or_an_action_that_is_none_is_a_wrong_command_line(
@@ -179,7 +181,7 @@ def test_a_number_or_an_action_that_is_none_is_a_wrong_command_line(
     with pytest.raises(SystemExit) as ended:
         admin(*words)
     assert ended.value.code == 2
-    assert repr(words[2]) in capsys.readouterr().err
+    assert repr(words[-1]) in capsys.readouterr().err
 
 
 def test_a_table_shows_what_registries_and_users_wrote_and_obeys_none_of_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,6 +251,16 @@ def test_a_damaged_log_is_audited_and_exported_also_without_an_image_list(admin:
 def test_audit_verify_finds_a_log_that_was_written_anew(admin: Admin) -> None:
     admin("audit", "verify", "--head", "2:" + "0" * 64, status=1)
     assert "no longer has event 2 with that hash" in admin.errors
+
+
+@pytest.mark.parametrize("head", ["x", "5", "9" * 30 + ":" + "0" * 64, "3:zz", ":"])
+def test_a_head_that_is_none_is_refused(admin: Admin, head: str) -> None:
+    admin("audit", "verify", "--head", head, status=1)
+    assert admin.errors == f"shifter-admin: --head {head} is not NUMBER:HASH\n"
+
+
+def test_the_head_of_an_empty_log_is_part_of_every_log(admin: Admin) -> None:
+    assert "no fault" in admin("audit", "verify", "--head", "0:" + "0" * 64)
 
 
 def test_audit_export_is_one_json_object_a_line(admin: Admin) -> None:

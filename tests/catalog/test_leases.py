@@ -90,6 +90,14 @@ def test_a_process_with_the_same_number_started_later_is_another_one() -> None:
     assert process_gone(f"{host}:{pid}:{int(start) - 1}:{rest}")
 
 
+def test_a_process_of_another_process_namespace_is_not_judged_by_its_number() -> None:
+    host, pid, start, rest = new_instance().rsplit(":", 3)
+    name, _, namespace = host.partition("/")
+    gone = f"{int(start) - 1}:{rest}"
+    assert process_gone(f"{name}/{namespace}:{pid}:{gone}")
+    assert not process_gone(f"{name}/{int(namespace) + 1}:{pid}:{gone}")
+
+
 def test_leases_are_given_back_at_the_end(table: SqliteSideTable) -> None:
     time = Time()
     one, two = leases(table, time, "one"), leases(table, time, "two")

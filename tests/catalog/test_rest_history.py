@@ -127,3 +127,9 @@ def test_questions_that_cannot_be_answered_get_a_reason(
     result = site.request("GET", path, uid)
     assert result.status_code == status, result.text
     assert result.json["error"]
+
+
+@pytest.mark.parametrize("query", [f"user={'9' * 30}", f"before={'9' * 30}&user={2**63}", "user=\u0663"])
+def test_numbers_beyond_what_a_database_has_find_nothing_or_all_and_break_nothing(site: InProcess, query: str) -> None:
+    answer = site.request("GET", f"/api/history/{SYSTEM}?{query}", ALICE)
+    assert (answer.status_code, answer.json["list"]) == (200, [])
