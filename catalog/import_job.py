@@ -71,7 +71,7 @@ class ImportJob:
                     return self._squashfs(path, descriptor, platform, watch)
                 except StoreError as error:
                     raise PullFailed(str(error)) from error
-            return self._converted(path, descriptor, platform, watch)
+            return self._converted(path, descriptor, platform, watch, attempt)
 
     def _squashfs(self, path: Path, descriptor: int, platform: Platform, watch: Watch) -> Image:
         store = self._publication.place(platform).store
@@ -97,14 +97,19 @@ class ImportJob:
             anonymous=False,
         )
 
-    def _converted(self, path: Path, descriptor: int, platform: Platform, watch: Watch) -> Image:
+    def _converted(self, path: Path, descriptor: int, platform: Platform, watch: Watch, attempt: Attempt) -> Image:
+        groups = groups_of(attempt.uid, attempt.gid)
+
+        def allowed(found: os.stat_result, right: int) -> None:
+            _need(found, right, attempt.uid, groups, path)
+
         with scratch(self._configuration.expand_directory) as place:
             # By the descriptor: the path's owner could put another file in its place meanwhile.
             name = place / path.name
             name.symlink_to(f"/proc/self/fd/{descriptor}")
             store = self._publication.place(platform).store
             options = self._options(self._configuration, platform)
-            return Image.of(pull_layout(name, platform, self._layers(), store, watch, options))
+            return Image.of(pull_layout(name, platform, self._layers(), store, watch, options, allowed=allowed))
 
 
 def check_squashfs(source: BinaryIO, path: Path) -> int:

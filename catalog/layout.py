@@ -11,8 +11,12 @@ import contextlib
 import hashlib
 import io
 import json
+import lzma
+import os
+import stat
 import tarfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 
 _NAME = "org.opencontainers.image.ref.name"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
+_LINKS = 8
+_MEMBERS = 10_000
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 
 
@@ -44,14 +50,16 @@ def pull_layout(
     options: ConversionOptions,
     *,
     tag: str | None = None,
+    allowed: Allowed = lambda found, right: None,
 ) -> PulledImage:
-    """Brings an image in from a file or directory. tag: which of several images in it; needed only then.
+    """Brings an image in from a file or directory. tag: which of several images in it; needed only then. allowed: asked
+    for each directory and file in a directory, as it is opened.
 
     The image counts as not anonymous: nobody has shown that everybody may have it. Raises PullFailed, PullAborted.
     """
     what = path.name
     try:
-        with _opened(path) as files:
+        with _opened(path, options.limits, allowed, observer.check) as files:
             observer.stage(Stage.PULLING)
             source, reference = _source(files, layers, what, tag, options.limits)
             resolved = resolve(source, reference, platform, what, options.limits)
@@ -74,8 +82,12 @@ def pull_layout(
         raise PullFailed(str(error)) from error
     except OptionsInvalid as error:
         raise PullFailed(f"{error}: tell the administrator") from error
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
         raise PullFailed(f"{path} cannot be read: {error}") from error
+
+
+Allowed = Callable[[os.stat_result, int], None]
+"""Raises PullFailed when the right (4 read, 1 search) to such a file is not given."""
 
 
 class Files(Protocol):
@@ -86,22 +98,60 @@ class Files(Protocol):
 
 
 class _Directory:
-    def __init__(self, root: Path) -> None:
-        self._root = root.resolve()
+    """Files below a directory, found by open directories: links in it are followed as long as they stay inside."""
+
+    def __init__(self, root: int, allowed: Allowed) -> None:
+        self._root, self._allowed = root, allowed
 
     def open(self, name: str) -> BinaryIO:
-        path = (self._root / name).resolve()
-        if self._root not in path.parents:
-            raise FileNotFoundError(name)  # a link out of the layout
-        return path.open("rb")
+        try:
+            return os.fdopen(self._found(name), "rb")
+        except OSError:
+            raise FileNotFoundError(name) from None
+
+    def _found(self, name: str) -> int:
+        left, links = list(reversed(Path(name).parts)), 0
+        trail = [os.dup(self._root)]
+        try:
+            while left:
+                part = left.pop()
+                if part == ".." and len(trail) > 1:
+                    os.close(trail.pop())
+                    continue
+                if part in ("..", "/"):
+                    raise FileNotFoundError(name)  # out of the layout
+                here = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=trail[-1])
+                trail.append(here)
+                found = os.fstat(here)
+                if stat.S_ISLNK(found.st_mode):
+                    links += 1
+                    if links > _LINKS:
+                        raise FileNotFoundError(name)
+                    left += reversed(Path(os.readlink("", dir_fd=here)).parts)
+                    os.close(trail.pop())
+                elif stat.S_ISDIR(found.st_mode):
+                    self._allowed(found, 1)
+                elif left or not stat.S_ISREG(found.st_mode):
+                    raise FileNotFoundError(name)
+            self._allowed(os.fstat(trail[-1]), 4)
+            return os.open(f"/proc/self/fd/{trail[-1]}", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            for fd in trail:
+                os.close(fd)
 
 
 class _Archive:
-    def __init__(self, archive: tarfile.TarFile) -> None:
+    def __init__(self, archive: tarfile.TarFile, what: str, limits: Limits, check: Callable[[], None]) -> None:
         self._archive = archive
-        self._members = {
-            member.name.removeprefix("./"): member for member in archive if member.isfile() or member.issym()
-        }
+        self._members = {}
+        total = 0
+        for number, member in enumerate(archive):
+            check()
+            total += member.size
+            if number >= _MEMBERS or member.size > limits.layer or total > limits.unpacked:
+                raise PullFailed(f"{what} holds more than an image may: {number + 1} files, {total} bytes so far")
+            if member.isfile() or member.issym():
+                self._members[member.name.removeprefix("./")] = member
 
     def open(self, name: str) -> BinaryIO:
         member = self._members.get(name)
@@ -118,12 +168,16 @@ class _Archive:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Files]:
+def _opened(path: Path, limits: Limits, allowed: Allowed, check: Callable[[], None]) -> Iterator[Files]:
     if path.is_dir():
-        yield _Directory(path)
+        root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield _Directory(root, allowed)
+        finally:
+            os.close(root)
         return
     with tarfile.open(path, "r:*") as archive:
-        yield _Archive(archive)
+        yield _Archive(archive, path.name, limits, check)
 
 
 class _Bringing(Source, Protocol):
@@ -237,10 +291,11 @@ class _DockerArchive:
     @staticmethod
     def _choose(manifest: list[object], what: str, tag: str | None) -> dict[str, object]:
         entries = [entry for entry in manifest if isinstance(entry, dict)]
-        fitting = [entry for entry in entries if tag is None or tag in (entry.get("RepoTags") or [])]
+        tags = {id(entry): _texts(entry.get("RepoTags")) for entry in entries}
+        fitting = [entry for entry in entries if tag is None or tag in tags[id(entry)]]
         if len(fitting) == 1:
             return fitting[0]
-        names = sorted(str(name) for entry in entries for name in entry.get("RepoTags") or [])
+        names = sorted(name for found in tags.values() for name in found)
         wanted = f"no image {tag!r}" if tag is not None else "several images" if entries else "no image"
         raise PullFailed(f"{what} holds {wanted}; available: {', '.join(names) or 'none'}")
 
@@ -268,6 +323,10 @@ def _json(files: Files, name: str, limits: Limits) -> object:
     except (ValueError, RecursionError) as error:
         raise PullFailed(f"{name} is not JSON: {error}") from error
     return value
+
+
+def _texts(value: object) -> list[str]:
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
 def _without_dots(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import subprocess
 import tarfile
 from pathlib import Path
@@ -139,3 +140,50 @@ def test_a_docker_archive_that_lacks_a_layer(tmp_path: Path) -> None:
             archive.addfile(info, io.BytesIO(data))
     with pytest.raises(PullFailed, match=r"d\.tar lacks the file x/layer\.tar"):
         bring(tmp_path / "d.tar", tmp_path)
+
+
+def test_links_inside_a_layout_are_followed_and_a_circle_is_not(tmp_path: Path) -> None:
+    path = layout(tmp_path / "oci", {"1": IMAGE})
+    (path / "blobs").rename(path / "elsewhere")
+    (path / "blobs").symlink_to("x/../elsewhere/.")
+    (path / "x").mkdir()
+    assert bring(path, tmp_path / "1").id == IMAGE.id
+    (path / "blobs").unlink()
+    (path / "blobs").symlink_to("blobs")
+    with pytest.raises(PullFailed, match="oci lacks the blob"):
+        bring(path, tmp_path / "2")
+
+
+def docker_archive(path: Path, manifest: object, *more: tuple[str, bytes], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]  # any mode
+        for name, data in (("manifest.json", json.dumps(manifest).encode()), *more):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("tags", [5, "a", [5], {"a": 1}, [None, ["x"]]])
+def test_tags_that_make_no_sense_are_none(tmp_path: Path, tags: object) -> None:
+    entry = {"Config": "c.json", "RepoTags": tags, "Layers": []}
+    archive = docker_archive(tmp_path / "d.tar", [entry, entry], ("c.json", b"{}"))
+    with pytest.raises(PullFailed, match=r"d\.tar holds several images; available: none"):
+        bring(archive, tmp_path)
+
+
+def test_an_archive_of_too_many_files_is_refused(tmp_path: Path) -> None:
+    archive = docker_archive(tmp_path / "d.tar", [], *[(f"f{number}", b"") for number in range(10_001)])
+    with pytest.raises(PullFailed, match=r"d\.tar holds more than an image may: 10001 files"):
+        bring(archive, tmp_path)
+
+
+@pytest.mark.parametrize("pack", ["gz", "xz", "bz2"])
+def test_a_damaged_archive_is_said_to_be_one(tmp_path: Path, pack: str) -> None:
+    noise = random.Random(3).randbytes(200_000)
+    entry = {"Config": "c.json", "RepoTags": None, "Layers": ["l"]}
+    whole = docker_archive(tmp_path / "d", [entry], ("c.json", b"{}"), ("l", noise), mode=f"w:{pack}").read_bytes()
+    for place in range(20, len(whole), len(whole) // 12):
+        damaged = tmp_path / f"{place}.tar"
+        damaged.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with pytest.raises(PullFailed):
+            bring(damaged, tmp_path / f"{place}")
