@@ -50,6 +50,8 @@ def needs(conf: "Udiroot", record: "ImageRecord") -> list[str]:
         out += [entry.path for entry in os.scandir(conf.etc_path) if entry.is_dir(follow_symlinks=False)]
     if conf.allow_libc_pwd_calls or conf.populate_etc_dynamically:
         out += ["/etc/passwd", "/etc/group"]
+    if conf.site_resources:
+        out.append(conf.site_resources)  # bound when it is there
     copied = [conf.opt_udi_image] + [module.copy_path for module in conf.modules]
     for directory in filter(None, copied):
         out.append(directory)

@@ -156,9 +156,10 @@ def site_mounts(tree: Tree, conf: Udiroot, modules: list[Module], host: "Host") 
                 f"{what} {volume}: {volume.source} does not exist on this node: tell the administrator", True
             )
         out.append(place(tree, volume.source, volume.target, kind, f"{what} {volume}", ",".join(volume.flags), "root"))
-    if conf.site_resources and host.kind(conf.site_resources) == "dir":
-        path = conf.site_resources
+    if (path := conf.site_resources) and host.kind(path) == "dir":
         out.append(place(tree, path, path, "dir", "siteResources", "rec", "root"))
+    elif path and not any(inside(tree.resolve(path), bound) for bound in tree.bound):
+        tree.add(tree.resolve(path), "dir", "siteResources", hides=False)
     return out
 
 

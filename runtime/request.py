@@ -90,7 +90,7 @@ def pair(text: str, option: str) -> tuple[str, str]:
 
 def parse_modules(text: str) -> tuple[str, ...]:
     """Names separated by commas; `none` is none."""
-    names = tuple(name for name in text.replace(";", ",").split(",") if name.strip())
+    names = tuple(name.strip() for name in text.replace(";", ",").split(",") if name.strip())
     return () if names == ("none",) else names
 
 

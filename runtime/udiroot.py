@@ -73,12 +73,13 @@ KEYS: tuple[Key, ...] = (
     Key("populateEtcDynamically", "populate_etc_dynamically", "flag", False,
         "1: passwd and group come from the C library even where etcPath has them."),
     Key("siteFs", "site_fs", "volumes", (),
-        "FROM:TO[:flag...];... that every container sees. Flags: ro rec slave private shared."),
+        "FROM:TO[:flag...], separated by `;` or spaces, that every container sees. Flags: ro rec slave private shared."),
     Key("siteEnv", "site_env", "envs", (), "NAME=VALUE ... set in every container."),
     Key("siteEnvPrepend", "site_env_prepend", "envs", (), "NAME=VALUE ... put in front of colon-separated variables."),
     Key("siteEnvAppend", "site_env_append", "envs", (), "NAME=VALUE ... put behind colon-separated variables."),
     Key("siteEnvUnset", "site_env_unset", "names", (), "Variables that containers do not get."),
-    Key("siteResources", "site_resources", "path", "", "Host directory that appears at the same path, if it exists."),
+    Key("siteResources", "site_resources", "path", "",
+        "Host directory that appears at the same path; where the node lacks it, containers have an empty one."),
     Key("sitePreMountHook", "site_pre_mount_hook", "program", "", "Run as root in the container's root before siteFs."),
     Key("sitePostMountHook", "site_post_mount_hook", "program",
         "", "Run as root in the container's root after siteFs."),
@@ -124,9 +125,16 @@ MODULE_KEYS: tuple[Key, ...] = (
     Key("siteEnvAppend", "site_env_append", "envs", (), "NAME=VALUE ... to put behind."),
     Key("siteEnvUnset", "site_env_unset", "names", (), "Variables to unset."),
     Key("conflict", "conflict", "names", (), "Modules that cannot be used together with this one."),
-    Key("siteFs", "site_fs", "volumes", (), "FROM:TO[:flag...];... to bind."),
+    Key("siteFs", "site_fs", "volumes", (), "FROM:TO[:flag...] to bind, separated by `;` or spaces."),
     Key("copyPath", "copy_path", "path", "", "Directory copied to /opt/udiImage/modules/<name>/."),
 )
+
+
+SYSTEM_DIRECTORIES = (
+    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/opt", "/proc", "/root", "/run", "/sbin", "/sys",
+    "/tmp", "/usr", "/var", "/var/tmp",  # noqa: S108 - named to be refused
+)  # fmt: skip
+"""Where neither udiMount nor loopMount may be; below them they may."""
 
 
 class Udiroot(Record):
@@ -232,6 +240,7 @@ def parse(text: str, path: str) -> Udiroot:
     for key in KEYS:
         if key.required and key.field not in values:
             raise ConfigInvalid(f"{path}: {key.name} is missing: {key.doc}")
+    check_places(values["udi_mount"], values["loop_mount"], path)
     built = tuple(Module(name, **settings) for name, settings in sorted(modules.items()))
     names = {module.name for module in built}
     for wanted in values.get("default_modules", ()):
@@ -240,6 +249,16 @@ def parse(text: str, path: str) -> Udiroot:
                 f"{path}: defaultModules names {wanted!r}, for which there is no module_{wanted}_ setting"
             )
     return Udiroot(path=path, modules=built, warnings=tuple(warnings), **values)
+
+
+def check_places(udi_mount: str, loop_mount: str, path: str) -> None:
+    """udiMount is mounted over and cleared, with all below it: it may hold nothing else. Raises ConfigInvalid."""
+    udi, loop = (os.path.normpath(place).replace("//", "/") for place in (udi_mount, loop_mount))
+    for name, place in (("udiMount", udi), ("loopMount", loop)):
+        if place in SYSTEM_DIRECTORIES:
+            raise ConfigInvalid(f"{path}: {name}: {place} is the system's own: name a directory for nothing else")
+    if udi == loop or udi.startswith(loop + "/") or loop.startswith(udi + "/"):
+        raise ConfigInvalid(f"{path}: udiMount {udi} and loopMount {loop}: neither may be in the other: use two places")
 
 
 def logical_lines(text: str) -> "list[tuple[int, str]]":
@@ -297,7 +316,7 @@ def convert(kind: str, value: str, where: str) -> "Any":
         if kind == "size":
             return parse_size(value) if value != "0" else 0
         if kind == "volumes":
-            return parse_volumes(value)
+            return parse_volumes(";".join(value.split()))  # documented both ways: no path here can hold a space
     except VolumeInvalid as error:
         raise ConfigInvalid(f"{where}: {error}") from None
     if "|" in kind and value not in kind.split("|"):

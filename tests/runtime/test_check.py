@@ -53,7 +53,7 @@ def test_whether_starts_without_privilege_can_be_had_is_noted(node: Node) -> Non
         ({"siteFs": "/no/where:/x"}, "FAIL siteFs /no/where:/x: /no/where is missing: mount it, or take it out"),
         ({"etcPath": "/no/etc"}, "FAIL etcPath: /no/etc: No such file or directory: make it, owned by root"),
         ({"imagePath": "/no/images"}, "FAIL imagePath: /no/images: not a directory here: mount it"),
-        ({"udiMount": "/tmp"}, "FAIL udiMount: /tmp: others can change it"),
+        ({"udiMount": "/dev/shm"}, "FAIL udiMount: /dev/shm: others can change it"),
         ({"wrong": "1"}, "FAIL configuration: "),
     ],
 )

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -228,8 +229,25 @@ def test_opt_udi_image_is_copied_and_site_resources_are_bound(node: Node) -> Non
     udi, resources = directory(node, "udiImage", tool="tool\n"), directory(node, "resources", gpu="gpu\n")
     node.configure(optUdiImage=str(udi), siteResources=str(resources))
     assert said(node, f"cat /opt/udiImage/tool {resources}/gpu") == "tool\ngpu\n"
-    node.configure(siteResources=str(node.directory / "absent"))
-    assert said(node, "cat /opt/udiImage/tool") == "tool\n"
+
+
+def test_site_resources_that_a_node_lacks_are_an_empty_directory_until_they_come(node: Node) -> None:
+    with tempfile.TemporaryDirectory(dir="/run") as run:  # containers do not have the host's /run
+        resources = Path(run) / "deep" / "resources"
+        node.configure(siteResources=str(resources))
+        for _ in ("planned", "by the kept plan"):
+            assert said(node, f"ls -A {resources} && echo there") == "there\n"
+        assert not resources.exists()
+        Path(run).chmod(0o755)
+        resources.mkdir(parents=True)
+        (resources / "gpu").write_text("gpu\n")
+        assert said(node, f"cat {resources}/gpu") == "gpu\n"
+
+
+def test_site_resources_that_would_have_to_be_made_in_a_host_directory_stop_no_start(node: Node) -> None:
+    node.configure(siteResources=str(node.directory / "no/resources"))  # below /tmp, which is the host's
+    assert said(node, "echo runs") == "runs\n"
+    assert not (node.directory / "no").exists()
 
 
 def test_a_local_directory_can_be_the_image_where_the_site_allows_it(node: Node) -> None:

@@ -35,6 +35,36 @@ def test_comments_continued_lines_spaces_and_repeated_lists() -> None:
     assert conf.etc_path == "/e"
 
 
+@pytest.mark.parametrize("between", ["; ", " ", ";\\\n   ", "\\\n", " ; "])
+def test_site_fs_is_separated_by_semicolons_or_by_spaces(between: str) -> None:
+    conf = read(f"siteFs=/home:/home{between}/global:/g:rec\nmodule_m_siteFs=/a:/b{between}/c:/d\n")
+    assert [str(volume) for volume in conf.site_fs] == ["/home:/home", "/global:/g:rec"]
+    assert [str(volume) for volume in conf.modules[0].site_fs] == ["/a:/b", "/c:/d"]
+
+
+@pytest.mark.parametrize(
+    ("udi", "loop", "said"),
+    [
+        ("/", "/l", "udiMount: / is the system's own"),
+        ("//", "/l", "udiMount: / is the system's own"),
+        ("/u/../usr/", "/l", "udiMount: /usr is the system's own"),
+        ("/u", "/var", "loopMount: /var is the system's own"),
+        ("/u", "/u/.", "udiMount /u and loopMount /u: neither may be in the other"),
+        ("/u", "/u/l", "neither may be in the other"),
+        ("/l/u", "/l", "neither may be in the other"),
+    ],
+)
+def test_what_is_mounted_over_and_cleared_is_no_directory_of_the_systems(udi: str, loop: str, said: str) -> None:
+    text = f"udiMount={udi}\nloopMount={loop}\nimagePath=/i\nsystem=s\n"
+    with pytest.raises(ConfigInvalid, match=re.escape(said)):
+        parse(text, "/etc/udiRoot.conf")
+
+
+def test_names_that_begin_alike_are_two_places() -> None:
+    conf = parse("udiMount=/var/udi\nloopMount=/var/udiLoop\nimagePath=/i\nsystem=s\n", "/etc/udiRoot.conf")
+    assert (conf.udi_mount, conf.loop_mount) == ("/var/udi", "/var/udiLoop")
+
+
 def test_a_site_may_write_what_the_documentation_shows() -> None:
     conf = read(
         "siteEnvAppend=PATH=/opt/udiImage/bin\nsiteEnvUnset=LOADEDMODULES _LMFILES_\nimageGateway=http://a:5000 http://b:5000\n"
