@@ -2,7 +2,6 @@
  * names are not enough, and the identity of each file that the plan was computed from. Written by runtime/keep.py. */
 #include "shifter.h"
 
-#define PLAN_LIMIT (8 << 20)
 char cache_name[17];
 static int directory = -1;
 static char *content;
@@ -27,18 +26,8 @@ static bool load(void)
     directory = open(path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (directory < 0 || fstat(directory, &status) < 0 || status.st_uid != 0 || status.st_mode & 077)
         return false;
-    int file = openat(directory, cache_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (file < 0)
-        return false;
-    bool sound = fstat(file, &status) == 0 && S_ISREG(status.st_mode) && status.st_uid == 0 && !(status.st_mode & 022) &&
-                 status.st_nlink == 1 && status.st_size > 0 && status.st_size < PLAN_LIMIT;
-    if (sound) {
-        content_size = (size_t)status.st_size;
-        content = grow(NULL, content_size);
-        sound = read(file, content, content_size) == (ssize_t)content_size;
-    }
-    close(file);
-    return sound;
+    content = config_read(directory, cache_name, O_NOFOLLOW, &content_size);
+    return content != NULL;
 }
 
 static bool unchanged(const char *path, const char *identity)

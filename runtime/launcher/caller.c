@@ -42,11 +42,12 @@ void caller_take(char **environment)
     if ((kept > 3 && close_range(3, (unsigned)kept - 1, 0) < 0) || close_range((unsigned)kept + 1, ~0u, 0) < 0)
         fail_errno("cannot close inherited descriptors", "close_range");
     caller.mask = umask(022);
-    caller.group_count = getgroups(0, NULL);
+    int groups = getgroups(0, NULL);
+    if (groups > 0)
+        caller.groups = grow(NULL, (size_t)groups * sizeof *caller.groups);
+    caller.group_count = groups < 0 ? -1 : getgroups(groups, caller.groups);
     if (caller.group_count < 0)
         fail_errno("cannot read the caller's groups", "getgroups");
-    caller.groups = grow(NULL, ((size_t)caller.group_count + 1) * sizeof *caller.groups);
-    caller.group_count = getgroups(caller.group_count, caller.groups);
     char *directory = get_current_dir_name();
     caller.directory = directory && *directory == '/' ? directory : "";
     if (effective == 0 && setresgid((gid_t)-1, 0, (gid_t)-1) < 0)

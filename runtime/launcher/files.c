@@ -35,12 +35,8 @@ static int create(const char *target, mode_t mode)
 void file_write(char **f)
 {
     int file = create(f[0], octal(f[1]));
-    for (size_t left = strlen(f[2]); left;) {
-        ssize_t done = write(file, f[2] + strlen(f[2]) - left, left);
-        if (done < 0)
-            fail_errno("cannot write a file of the container", f[0]);
-        left -= (size_t)done;
-    }
+    if (dprintf(file, "%s", f[2]) < 0)
+        fail_errno("cannot write a file of the container", f[0]);
     close(file);
 }
 

@@ -19,21 +19,6 @@ static int held(int holds, const char *name)
     return tree;
 }
 
-static void sweep(const char *function)
-{
-    pid_t child = fork();
-    if (child == 0)
-        planner_in_background("holds", function, config_path);
-    if (child > 0)
-        waitpid(child, NULL, 0);
-}
-
-/* Have dropped what lingers, however short a time. */
-void hold_make_room(void)
-{
-    sweep("make_room");
-}
-
 static void make(int holds, const char *name, int tree, char **f)
 {
     if (mkdirat(holds, name, 0700) < 0 && errno != EEXIST)
@@ -42,7 +27,7 @@ static void make(int holds, const char *name, int tree, char **f)
         fail_errno("cannot hold an image", f[2]);
     struct stat status;
     if (fstat(holds, &status) == 0 && status.st_nlink > 3)
-        sweep("main"); /* there are others: a new one is the time to look for old ones */
+        planner_in_background("holds", "main"); /* there are others: a new one is the time to look for old ones */
 }
 
 int hold_open(int file, const struct stat *status, char **f)

@@ -36,7 +36,7 @@ static int loop_attach(int file, const char *path, bool read_only, int memory, c
             if (tries >= 300)
                 fail("no loop device is free: %s: %s: raise the kernel's max_loop", path, strerror(errno));
             if (tries % 100 == 0)
-                hold_make_room();
+                planner_in_background("holds", "make_room");
             if (caller.verbose)
                 say("waiting for a loop device: %s", path);
             usleep(100000);
@@ -50,67 +50,40 @@ static int loop_attach(int file, const char *path, bool read_only, int memory, c
                 fail_errno("cannot remember a loop device", path);
             return device;
         }
-        int error = errno;
-        if (device >= 0)
-            close(device);
-        if (error != EBUSY && error != ENOENT && error != ENXIO && error != EAGAIN) {
-            errno = error;
+        if (errno != EBUSY && errno != ENOENT && errno != ENXIO && errno != EAGAIN)
             fail_errno("cannot attach a loop device", path);
-        }
-        usleep(error == EBUSY ? 100 : 1000); /* another start was faster, or udev has not made the node yet */
+        bool busy = errno == EBUSY;
+        close(device);
+        usleep(busy ? 100 : 1000); /* another start was faster, or udev has not made the node yet */
     }
     fail("no loop device could be had: %s: others take each one first: raise the kernel's max_loop", path);
 }
 
-static void set_option(int context, const char *key, const char *value, const char *path)
+static int mount_source(const char *format, char *source, const char *path, bool read_only)
 {
-    if (fsconfig(context, value ? FSCONFIG_SET_STRING : FSCONFIG_SET_FLAG, key, value, 0) < 0)
-        fail_errno("cannot mount", path);
-}
-
-/* A detached mount of what context describes, or -1 when the kernel cannot mount it. */
-static int create(int context, bool read_only)
-{
-    if (fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
-        return -1;
-    return fsmount(context, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (read_only ? MOUNT_ATTR_RDONLY : 0));
-}
-
-static int configure(const char *format, const char *source, const char *path, bool read_only)
-{
-    int context = fsopen(format, FSOPEN_CLOEXEC);
-    if (context < 0)
-        fail("cannot mount %s: this kernel has no %s: load its module", path, format);
-    set_option(context, "source", source, path);
-    if (read_only)
-        set_option(context, "ro", NULL, path);
-    if (strcmp(format, "xfs") == 0) {
-        set_option(context, "nouuid", NULL, path);
-        if (read_only)
-            set_option(context, "norecovery", NULL, path);
-    }
-    return context;
+    bool xfs = strcmp(format, "xfs") == 0;
+    char *options[][2] = {
+        {"source", source}, {read_only ? "ro" : "rw", NULL}, {"nouuid", xfs ? NULL : ""}, {"norecovery", xfs && read_only ? NULL : ""},
+        {NULL, NULL},
+    };
+    return mount_new(format, options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (read_only ? MOUNT_ATTR_RDONLY : 0), path);
 }
 
 int image_mount_file(int file, const char *path, const char *format, bool read_only, int memory)
 {
     char name[64];
-    int tree = -1, loop = -1, context = -1;
+    int tree = -1;
     if (strcmp(format, "erofs") == 0) { /* Linux 6.12: straight from the file */
         snprintf(name, sizeof name, "/proc/self/fd/%d", file);
-        context = configure(format, name, path, read_only);
-        tree = create(context, read_only);
+        tree = mount_source(format, name, path, read_only);
     }
     if (tree < 0) {
-        close(context);
-        loop = loop_attach(file, path, read_only, memory, name, sizeof name);
-        context = configure(format, name, path, read_only);
-        tree = create(context, read_only);
+        int loop = loop_attach(file, path, read_only, memory, name, sizeof name);
+        tree = mount_source(format, name, path, read_only);
+        if (tree < 0)
+            fail("cannot mount image %s: %s: it is not a sound %s file: pull it again", path, strerror(errno), format);
+        close(loop);
     }
-    if (tree < 0)
-        fail("cannot mount image %s: %s: it is not a sound %s file: pull it again", path, strerror(errno), format);
-    close(context);
-    close(loop);
     return tree;
 }
 

@@ -33,22 +33,22 @@ int main(int count, char **words)
     caller_take(environment);
     if (count != 5 || caller.uid != 0 || strcmp(words[1], "--steps") != 0)
         caller.arguments = words + options_parse(count, words, &options);
-    if (options.help || options.version || options.check) {
+    if (options.given['h'] || options.given['H'] || options.given['C']) {
         if (geteuid() == 0)
             become_user();
-        planner_help(options.check ? "check" : "help", options.version ? "version" : "main");
+        planner_help(options.given['C'] ? "check" : "help", options.given['H'] ? "version" : "main");
     }
     if (caller.uid == 0 && count == 5 && strcmp(words[1], "--steps") == 0)
         execute_for_root(words + 2);
     if (caller.uid == 0)
         fail("running as root: a container is a user's: run shifter as that user");
-    caller.rootless = options.userns || geteuid() != 0;
+    caller.rootless = options.given['u'] || geteuid() != 0;
     caller_signals(true);
     if (caller.rootless)
         rootless_enter();
     planner_request(&options.request);
     bool (*next)(struct record *) = planner_next;
-    if (!options.plan_only && !caller.rootless && cache_open(&options.request))
+    if (!options.given['P'] && !caller.rootless && cache_open(&options.request))
         next = cache_next;
     else
         planner_start(&options.request);

@@ -4,20 +4,31 @@
 static int covered_fd = -1; /* the directory that the last tmpfs covered, and where: what an overlay shows beneath it */
 static char covered[4096];
 
-static int new_filesystem(const char *kind, char *options[][2], unsigned attributes, const char *target)
+/* A detached mount of a new superblock, or -1 when the kernel refuses to make it. An option is a name and its value: NULL for a
+ * flag, "" for one that is left out. */
+int mount_new(const char *kind, char *options[][2], unsigned attributes, const char *target)
 {
     int context = fsopen(kind, FSOPEN_CLOEXEC);
     if (context < 0)
-        fail("cannot mount %s at %s: this kernel has no %s: load its module", kind, target, kind);
-    for (int i = 0; options[i][0]; i++)
-        if (*options[i][1] && fsconfig(context, FSCONFIG_SET_STRING, options[i][0], options[i][1], 0) < 0)
+        fail("cannot mount %s: this kernel has no %s: load its module", target, kind);
+    for (int i = 0; options[i][0]; i++) {
+        const char *value = options[i][1];
+        if ((!value || *value) &&
+            fsconfig(context, value ? FSCONFIG_SET_STRING : FSCONFIG_SET_FLAG, options[i][0], value, 0) < 0)
             fail_errno("cannot configure a file system", target);
-    if (fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
-        fail_errno("cannot make a file system", target);
-    int tree = fsmount(context, FSMOUNT_CLOEXEC, attributes);
+    }
+    int tree = fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0 ? -1 : fsmount(context, FSMOUNT_CLOEXEC, attributes);
+    int error = errno;
+    close(context);
+    errno = error;
+    return tree;
+}
+
+static int new_filesystem(const char *kind, char *options[][2], unsigned attributes, const char *target)
+{
+    int tree = mount_new(kind, options, attributes | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, target);
     if (tree < 0)
         fail_errno("cannot make a file system", target);
-    close(context);
     return tree;
 }
 
@@ -26,7 +37,7 @@ void mount_tmpfs(char **f)
 {
     bool ramfs = strcmp(f[2], "ramfs") == 0;
     char *options[][2] = {{"mode", f[1]}, {"size", ramfs ? "" : f[3]}, {NULL, NULL}};
-    int tree = new_filesystem(ramfs ? "ramfs" : "tmpfs", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, f[0]);
+    int tree = new_filesystem(ramfs ? "ramfs" : "tmpfs", options, 0, f[0]);
     root_own(tree);
     if (strcmp(f[0], "/") != 0) {
         close(covered_fd);
@@ -134,7 +145,7 @@ void mount_overlay(char **f)
         fail("cannot overlay %s: nothing is covered there: report this", f[0]);
     snprintf(layers, sizeof layers, "/proc/self/fd/%d:/proc/self/fd/%d", upper, covered_fd);
     char *options[][2] = {{"lowerdir", layers}, {"redirect_dir", "nofollow"}, {"metacopy", "off"}, {NULL, NULL}};
-    int tree = new_filesystem("overlay", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY, f[0]);
+    int tree = new_filesystem("overlay", options, MOUNT_ATTR_RDONLY, f[0]);
     close(upper);
     root_attach(tree, f[0]);
 }
@@ -155,7 +166,7 @@ void mount_proc(char **f)
         options[count][1] = value + 1;
         options[++count][0] = NULL;
     }
-    root_attach(new_filesystem("proc", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, f[0]), f[0]);
+    root_attach(new_filesystem("proc", options, MOUNT_ATTR_NOEXEC, f[0]), f[0]);
 }
 
 /* remount: target, flags */

@@ -30,31 +30,22 @@ int options_parse(int count, char **words, struct options *options)
     static char line[] = "shifter";
     int letter;
     words[0] = line;
-    struct record record = {0};
     opterr = 0;
     while ((letter = getopt_long(count, words, "+:i:V:e:Evhnw::m:", table, NULL)) != -1) {
         if (letter == ':')
             fail("option %s needs a value: see shifter --help", words[optind - 1]);
         if (letter == '?')
             fail("option %s is not known, or takes no value: see shifter --help", words[optind - 1]);
-        options->help |= letter == 'h';
-        options->version |= letter == 'H';
-        options->check |= letter == 'C';
-        options->plan_only |= letter == 'P';
-        options->userns |= letter == 'u';
-        caller.verbose |= letter == 'v';
+        options->given[letter] = true;
         const char *name = NULL;
         for (const struct option *o = table; o->name && !name; o++)
             if (o->val == letter)
                 name = o->name;
         if (!name)
             continue; /* -n is accepted and has no effect */
-        record_start(&record);
-        record_add(&record, "option");
-        record_add(&record, name);
-        record_add(&record, optarg ? "=" : "");
-        record_add(&record, optarg ? optarg : "");
-        record_append(&record, &options->request);
+        const char *const fields[] = {"option", name, optarg ? "=" : "", optarg ? optarg : "", NULL};
+        record_add(&options->request, fields);
     }
+    caller.verbose = options->given['v'];
     return optind;
 }

@@ -22,13 +22,13 @@ static void keep_few_capabilities(void)
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
-static void exec_python(const char *module, const char *function, const char *argument, bool as_caller)
+static _Noreturn void exec_python(const char *module, const char *function, bool as_caller)
 {
     char code[4096];
     if (snprintf(code, sizeof code, "import sys;sys.path.insert(0,'%s');from runtime.%s import %s;%s(sys.argv[1])",
                  libexec_path, module, function, function) >= (int)sizeof code)
         fail("the installation's paths are too long: install below a shorter prefix");
-    char *words[] = {(char *)python_path, "-ISB", "-c", code, (char *)argument, NULL};
+    char *words[] = {(char *)python_path, "-ISB", "-c", code, (char *)config_path, NULL};
     char *environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", NULL};
     execve(python_path, words, as_caller ? caller.environment : environment);
     fail_errno("cannot start Python", python_path);
@@ -36,35 +36,22 @@ static void exec_python(const char *module, const char *function, const char *ar
 
 void planner_request(struct record *request)
 {
-    struct record record = {0};
-    char text[32];
-    record_add(&record, "user");
-    snprintf(text, sizeof text, "%u", caller.uid);
-    record_add(&record, text);
-    snprintf(text, sizeof text, "%u", caller.gid);
-    record_add(&record, text);
-    for (int i = 0; i < caller.group_count; i++) {
-        snprintf(text, sizeof text, "%u", caller.groups[i]);
-        record_add(&record, text);
+    size_t groups = (size_t)caller.group_count;
+    char(*text)[12] = grow(NULL, (groups + 2) * sizeof *text);
+    const char **who = grow(NULL, (groups + 4) * sizeof *who);
+    who[0] = "user";
+    for (size_t i = 0; i < groups + 2; i++) {
+        snprintf(text[i], sizeof *text, "%u", i == 0 ? caller.uid : i == 1 ? caller.gid : caller.groups[i - 2]);
+        who[i + 1] = text[i];
     }
-    record_append(&record, request);
+    who[groups + 3] = NULL;
+    record_add(request, who);
     for (char **e = caller.environment; *e; e++)
         if (strncmp(*e, "SHIFTER", 7) == 0 || strncmp(*e, "SLURM_SPANK_SHIFTER", 19) == 0 ||
-            strncmp(*e, "MUNGE_SOCKET=", 13) == 0) {
-            record_start(&record);
-            record_add(&record, "environment");
-            record_add(&record, *e);
-            record_append(&record, request);
-        }
-    record_start(&record);
-    record_add(&record, "rights");
-    record_add(&record, caller.rootless ? "caller" : "root");
-    record_append(&record, request);
-    record_start(&record);
-    record_add(&record, "end");
-    record_add(&record, caller.arguments[0] ? "arguments" : "");
-    record_append(&record, request);
-    free(record.data);
+            strncmp(*e, "MUNGE_SOCKET=", 13) == 0)
+            record_add(request, (const char *const[]){"environment", *e, NULL});
+    record_add(request, (const char *const[]){"rights", caller.rootless ? "caller" : "root", NULL});
+    record_add(request, (const char *const[]){"end", caller.arguments[0] ? "arguments" : "", NULL});
 }
 
 void planner_start(const struct record *request)
@@ -87,15 +74,13 @@ void planner_start(const struct record *request)
             fail_errno("cannot start the planner", "setresuid");
         if (!caller.rootless)
             keep_few_capabilities();
-        exec_python("planner", "main", config_path, false);
+        exec_python("planner", "main", false);
     }
     close(pair[1]);
     talk = pair[0];
-    struct record name = {0}, all = {0};
-    record_add(&name, "cache");
-    record_add(&name, cache_name);
-    record_append(&name, &all);
-    send_all(talk, all.data, all.size);
+    struct record name = {0};
+    record_add(&name, (const char *const[]){"cache", cache_name, NULL});
+    send_all(talk, name.data, name.size);
     send_all(talk, request->data, request->size);
 }
 
@@ -105,8 +90,13 @@ void planner_attach(int socket)
 }
 
 /* Python as root, on its own: nobody waits for it, and it holds nothing of the caller's. */
-void planner_in_background(const char *module, const char *function, const char *argument)
+void planner_in_background(const char *module, const char *function)
 {
+    pid_t first = fork();
+    if (first > 0)
+        waitpid(first, NULL, 0);
+    if (first != 0)
+        return;
     int null = open("/dev/null", O_RDWR);
     if (fork() != 0)
         _exit(0);
@@ -115,8 +105,7 @@ void planner_in_background(const char *module, const char *function, const char 
     if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0 || setresgid(0, 0, 0) < 0 ||
         setgroups(0, NULL) < 0 || setresuid(0, 0, 0) < 0 || chdir("/") < 0)
         _exit(1);
-    exec_python(module, function, argument, false);
-    _exit(1);
+    exec_python(module, function, false);
 }
 
 bool planner_next(struct record *step)
@@ -156,6 +145,5 @@ void planner_end(void)
 
 void planner_help(const char *module, const char *function)
 {
-    exec_python(module, function, config_path, true);
-    _exit(1);
+    exec_python(module, function, true);
 }

@@ -38,6 +38,7 @@
 
 /* config.c: what is compiled in, because a setuid program must not learn it from its caller */
 extern const char config_path[], libexec_path[], python_path[], program_version[];
+char *config_read(int directory, const char *path, int flags, size_t *size);
 const char *config_loop_mount(void);
 
 /* fail.c: one line on standard error, `shifter: what: which: what to do`, and exit status 1 */
@@ -75,17 +76,14 @@ struct record {
     char **field;
     int count;
 };
-void record_start(struct record *record);
-void record_add(struct record *record, const char *text);
-void record_append(const struct record *record, struct record *buffer);
+void record_add(struct record *buffer, const char *const *fields);
 size_t record_in_place(struct record *record, char *data, size_t size);
 void send_all(int socket, const void *data, size_t size);
 bool record_receive(struct record *record, int socket); /* false at the end */
-bool record_split(struct record *record);               /* data -> field, count; false when malformed */
 
 /* options.c */
 struct options {
-    bool help, version, check, plan_only, userns;
+    bool given[128];       /* by the letter that the table gives an option */
     struct record request; /* framed records: option, name, "=" or "", value */
 };
 int options_parse(int count, char **words, struct options *options); /* index of the command's first word */
@@ -100,7 +98,7 @@ void cache_distrust(void); /* a plan that failed is not used again */
 void planner_request(struct record *request); /* completes the request: who, and the variables that matter */
 void planner_start(const struct record *request);
 void planner_attach(int socket);               /* a planner that started us: setupRoot */
-_Noreturn void planner_in_background(const char *module, const char *function, const char *argument);
+void planner_in_background(const char *module, const char *function);
 bool planner_next(struct record *step); /* false: it ended, well */
 void planner_answer(char **f);
 void planner_end(void);
@@ -125,10 +123,10 @@ void root_pivot(char **f);
 /* image.c, hold.c: the image as a detached mount, one superblock for all its instances on the node */
 void image_open(char **f);
 int image_mount_file(int file, const char *path, const char *format, bool read_only, int memory);
-void hold_make_room(void);
 int hold_open(int file, const struct stat *status, char **f);
 
 /* mounts.c, files.c, disk.c, hooks.c: one function a step; fields as in plan.py */
+int mount_new(const char *kind, char *options[][2], unsigned attributes, const char *target);
 void mount_tmpfs(char **f);
 void mount_bind(char **f);
 void mount_bind_of_user(char **f);

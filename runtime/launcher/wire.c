@@ -1,22 +1,29 @@
 /* Records: a 32-bit little-endian length, then NUL-terminated fields. */
 #include "shifter.h"
 
-void record_start(struct record *record)
+static uint32_t length_of(const unsigned char *head)
 {
-    record->size = 0;
+    return head[0] | (uint32_t)head[1] << 8 | (uint32_t)head[2] << 16 | (uint32_t)head[3] << 24;
 }
 
-void record_add(struct record *record, const char *text)
+/* Put a record of these fields (the last is NULL) behind those that buffer holds already. */
+void record_add(struct record *buffer, const char *const *fields)
 {
-    size_t size = strlen(text) + 1;
-    if (record->size + size > RECORD_LIMIT)
-        fail("too long: %.40s...: options together may have %u bytes", text, RECORD_LIMIT);
-    if (record->size + size > record->room) {
-        record->room = record->room + size + 4096;
-        record->data = grow(record->data, record->room);
+    size_t size = 0;
+    for (int i = 0; fields[i]; i++)
+        size += strlen(fields[i]) + 1;
+    if (size > RECORD_LIMIT || buffer->size + 4 + size > RECORD_LIMIT)
+        fail("too long: %.40s...: options and SHIFTER variables together may have %u bytes", fields[1], RECORD_LIMIT);
+    if (buffer->size + 4 + size > buffer->room) {
+        buffer->room = (buffer->size + 4 + size) * 2;
+        buffer->data = grow(buffer->data, buffer->room);
     }
-    memcpy(record->data + record->size, text, size);
-    record->size += size;
+    char *at = buffer->data + buffer->size;
+    buffer->size += 4 + size;
+    for (int byte = 0; byte < 4; byte++)
+        *at++ = (char)(size >> 8 * byte);
+    for (int i = 0; fields[i]; i++)
+        at = stpcpy(at, fields[i]) + 1;
 }
 
 void send_all(int socket, const void *data, size_t size)
@@ -32,30 +39,30 @@ void send_all(int socket, const void *data, size_t size)
     }
 }
 
-/* Put the record behind those that buffer holds already, with its length in front. */
-void record_append(const struct record *record, struct record *buffer)
+/* data -> field, count; false when malformed. */
+static bool record_split(struct record *record)
 {
-    uint32_t size = (uint32_t)record->size;
-    unsigned char head[4] = {size & 255, size >> 8 & 255, size >> 16 & 255, size >> 24};
-    size_t room = buffer->size + sizeof head + size;
-    if (room > RECORD_LIMIT)
-        fail("too long: options and SHIFTER variables together may have %u bytes", RECORD_LIMIT);
-    if (room > buffer->room) {
-        buffer->room = room * 2;
-        buffer->data = grow(buffer->data, buffer->room);
-    }
-    memcpy(buffer->data + buffer->size, head, sizeof head);
-    memcpy(buffer->data + buffer->size + sizeof head, record->data, size);
-    buffer->size = room;
+    record->count = 0;
+    if (record->size == 0 || record->size > RECORD_LIMIT || record->data[record->size - 1] != 0)
+        return false;
+    for (const char *at = record->data; at < record->data + record->size; at += strlen(at) + 1)
+        record->count++;
+    if (record->count > FIELD_LIMIT)
+        return false;
+    record->field = grow(record->field, ((size_t)record->count + 1) * sizeof *record->field);
+    char *at = record->data;
+    for (int i = 0; i < record->count; i++, at += strlen(at) + 1)
+        record->field[i] = at;
+    record->field[record->count] = NULL;
+    return true;
 }
 
 /* The record at the start of data, which stays the caller's; its size with the length in front, or 0 when it is malformed. */
 size_t record_in_place(struct record *record, char *data, size_t size)
 {
-    const unsigned char *head = (const unsigned char *)data;
     if (size < 4)
         return 0;
-    size_t length = head[0] | (size_t)head[1] << 8 | (size_t)head[2] << 16 | (size_t)head[3] << 24;
+    size_t length = length_of((const unsigned char *)data);
     record->data = data + 4;
     record->size = length;
     return length <= size - 4 && record_split(record) ? length + 4 : 0;
@@ -80,29 +87,12 @@ static bool receive_all(int socket, void *data, size_t size)
     return true;
 }
 
-bool record_split(struct record *record)
-{
-    record->count = 0;
-    if (record->size == 0 || record->size > RECORD_LIMIT || record->data[record->size - 1] != 0)
-        return false;
-    for (const char *at = record->data; at < record->data + record->size; at += strlen(at) + 1)
-        record->count++;
-    if (record->count > FIELD_LIMIT)
-        return false;
-    record->field = grow(record->field, ((size_t)record->count + 1) * sizeof *record->field);
-    char *at = record->data;
-    for (int i = 0; i < record->count; i++, at += strlen(at) + 1)
-        record->field[i] = at;
-    record->field[record->count] = NULL;
-    return true;
-}
-
 bool record_receive(struct record *record, int socket)
 {
     unsigned char head[4];
     if (!receive_all(socket, head, sizeof head))
         return false;
-    uint32_t size = head[0] | (uint32_t)head[1] << 8 | (uint32_t)head[2] << 16 | (uint32_t)head[3] << 24;
+    uint32_t size = length_of(head);
     if (size == 0 || size > RECORD_LIMIT)
         fail("malformed step of %u bytes from the planner: report this", size);
     if (size > record->room) {

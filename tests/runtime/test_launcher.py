@@ -109,6 +109,24 @@ def test_the_verbs_of_both_sides_are_the_same_with_the_same_fields() -> None:
     assert found == wanted
 
 
+@requires("gcc")
+def test_the_privileged_part_reads_in_one_sitting() -> None:
+    """docs/security.md promises it: fewer than 1,200 lines of code that run with privilege, blank lines and comments aside."""
+    lines = 0
+    for source in LAUNCHER.glob("*.c"):
+        argv = ["gcc", "-fpreprocessed", "-dD", "-E", "-P", str(source)]
+        code = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        lines += sum(bool(line.strip()) for line in code.splitlines())
+    assert 0 < lines < 1200
+
+
+def test_what_never_runs_with_privilege_makes_no_privileged_call() -> None:
+    for source in (LAUNCHER / "user").glob("*.c"):
+        assert not re.search(
+            r"\b(setresuid|setfsuid|chroot|as_root|run_as_root|move_mount)\s*\(", source.read_text()
+        ), source
+
+
 def test_the_launcher_runs_no_shell_and_searches_no_path_with_privilege() -> None:
     sources = {path.name: path.read_text() for path in LAUNCHER.rglob("*.c")}
     for name, text in sources.items():
