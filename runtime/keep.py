@@ -107,7 +107,7 @@ def write_setup(
     """Keep the plan of a prepared environment, what it prepares and for whom, under setupRoot's arguments."""
     if not conf.plan_cache:
         return
-    described = ["prepared", what.identifier, str(what.uid), what.volumes, *what.modules]
+    described = ["prepared", what.identifier, str(what.uid), what.volumes, what.own, *what.modules]
     but = f"{conf.loop_mount}/prepared.json"  # it changes with each environment
     name = "setup-" + fnv(plan.encode_record(key))
     write(conf, name, [key, described, ["who", *who]], [path for path in files if path != but], steps)
@@ -134,5 +134,5 @@ def read_setup(conf: "Udiroot", key: list[str]) -> "tuple[Prepared, list[str], b
     described, who, steps = records[2], records[3][1:], [fields for fields in records[4:] if fields[0] != "needs"]
     if any(fields[0] == "needs" and identity(fields[1]) != fields[2] for fields in records[4:]):
         return None
-    what = Prepared(described[1], int(described[2]), described[3], tuple(described[4:]), "")
+    what = Prepared(described[1], int(described[2]), described[3], tuple(described[5:]), "", described[4])
     return what, who, b"".join(map(plan.encode_record, steps))

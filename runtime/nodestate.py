@@ -28,6 +28,7 @@ class Prepared(Record):
     volumes: str  # canonical signature
     modules: tuple[str, ...]
     root: str
+    own: str  # tells one job's hosts, key and injected files from another's; starts do not look at it
 
     def serves(self, request: "Request", record: "ImageRecord", modules: "list[Module]", conf: "Udiroot") -> bool:
         """Whether a start with this request may join it."""
@@ -79,6 +80,7 @@ def prepared(conf: "Udiroot") -> Prepared | None:
             str(value["volMap"]),
             tuple(value["modules"]),
             str(value["root"]),
+            str(value["own"]),
         )
         return found if root_identity(conf.udi_mount) == found.root else None
     except (OSError, ValueError, KeyError):
@@ -96,7 +98,7 @@ def record(conf: "Udiroot", what: Prepared) -> None:
     modules = ",".join(map(quote, what.modules))
     text = (
         f'{{"identifier":{quote(what.identifier)},"uid":{what.uid},"volMap":{quote(what.volumes)},'
-        f'"modules":[{modules}],"root":{quote(what.root)}}}\n'
+        f'"modules":[{modules}],"root":{quote(what.root)},"own":{quote(what.own)}}}\n'
     )
     path = f"{conf.loop_mount}/{PREPARED}"
     try:

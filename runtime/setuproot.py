@@ -66,16 +66,21 @@ def prepare(argv: "Sequence[str]", conf: Udiroot) -> bool:
         request, record, what = setuproot_request.wanted(setuproot_request.parse_arguments(argv, conf), conf)
         who = [str(request.uid), str(request.gid), ",".join(map(str, request.groups))]
         planned: list[Step] = []
+        spooled: list[str] = []  # texts too long for a plan
 
         def converse(descriptor: int) -> None:
             launcher = Launcher(descriptor)
             try:
-                planned.extend(setuproot_request.converse(launcher, request, conf, record))
+                planned.extend(setuproot_request.converse(launcher, request, conf, record, spooled))
             finally:
                 launcher.socket.close()
 
-        made = execute(conf, what, who, converse)
-        if made and record.format != "local" and not request.inject:
+        try:
+            made = execute(conf, what, who, converse)
+        finally:
+            for path in spooled:
+                os.unlink(path)
+        if made and record.format != "local" and not request.inject and not spooled:
             keep.write_setup(conf, key, what, who, keep.needs(conf, record), planned)
         return made
 

@@ -4,11 +4,13 @@ Apart from `setuproot.py`, so that an environment that was planned before is pre
 """
 
 import os
+from binascii import crc32
 
 from runtime import planner
 from runtime.channel import Launcher
 from runtime.identity import caller_entry, find_user
 from runtime.nodestate import Prepared, quote
+from runtime.plan import Copy, PlanInvalid, Write
 from runtime.reference import Reference
 from runtime.refusal import StartRefused
 from runtime.request import Request, parse_modules
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from runtime.plan import Step
+
+HOSTS_LIMIT = 64 << 20  # bytes of /var/hostsfile: 10,000 nodes of 256 tasks need 30 MB
+TEXT_LIMIT = 256 << 10  # characters that a step may carry: a record of the plan takes 1 MiB
 
 
 def parse_arguments(argv: "Sequence[str]", conf: Udiroot) -> Request:
@@ -96,11 +101,17 @@ def number(text: str, option: str) -> int:
 
 def hosts_file(nodes: str) -> str:
     """One line a task from "host/tasks ...", as PBS_NODEFILE has it. Raises StartRefused."""
-    lines = []
+    lines: list[str] = []
+    size = 0
     for item in nodes.split():
         host, slash, count = item.partition("/")
-        if not host or (slash and not count.isdigit()):
+        if not host or (slash and not (count.isascii() and count.isdigit() and len(count) < 10)):
             raise StartRefused(f"-N {item!r}: write HOST/TASKS")
+        size += (len(host) + 1) * int(count or 1)
+        if size > HOSTS_LIMIT:
+            raise StartRefused(
+                f"-N: at {item!r} /var/hostsfile would be longer than {HOSTS_LIMIT} bytes: name fewer tasks"
+            )
         lines += [host] * int(count or 1)
     return "".join(line + "\n" for line in lines)
 
@@ -111,6 +122,12 @@ def original_record(identifier: str, user: str, volumes: str, modules: tuple[str
     return "{" + ",".join(f'"{name}":{quote(value)}' for name, value in fields.items()) + "}\n"
 
 
+def own_mark(request: Request) -> str:
+    """What tells this job's environment from that of another job with the same image, volumes and modules."""
+    texts = [text.encode(errors="surrogateescape") for _, text in request.files]
+    return " ".join([str(request.gid), request.inject, *(f"{crc32(text):08x}-{len(text)}" for text in texts)])
+
+
 def wanted(request: Request, conf: Udiroot) -> tuple[Request, ImageRecord, Prepared]:
     """The request with the files that describe it, the image, and what will be prepared. Raises StartRefused."""
     record = planner.choose_image(request, conf)
@@ -118,15 +135,50 @@ def wanted(request: Request, conf: Udiroot) -> tuple[Request, ImageRecord, Prepa
     user = caller_entry(request.uid, conf, Node(0, 0, conf.etc_path))
     volumes = signature(request.volumes)
     files = (*request.files, ("/var/shifterConfig.json", original_record(record.id, user.name, volumes, modules)))
-    return request.changed(files=files), record, Prepared(record.id, request.uid, volumes, modules, "")
+    return (
+        request.changed(files=files),
+        record,
+        Prepared(record.id, request.uid, volumes, modules, "", own_mark(request)),
+    )
 
 
-def converse(launcher: Launcher, request: Request, conf: Udiroot, record: ImageRecord) -> "list[Step]":
-    """Have the launcher prepare the environment; the steps. Raises StartRefused, ConnectionError."""
+def spool(plan_steps: "list[Step]", conf: Udiroot, spooled: list[str]) -> "list[Step]":
+    """The steps, a text too long for one replaced by the copy of a file, of which `spooled` gets the path.
+
+    The file is the caller's to remove when the steps are done. Raises StartRefused: no space for it.
+    """
+    out: list[Step] = []
+    for step in plan_steps:
+        if isinstance(step, Write) and len(step.text) > TEXT_LIMIT:
+            path = f"{conf.loop_mount}/setup.text{len(spooled)}"
+            try:
+                with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+                    spooled.append(path)
+                    os.fchmod(file.fileno(), int(step.mode, 8))
+                    file.write(step.text)
+            except OSError as error:
+                raise StartRefused(f"{path}: {error.strerror}: make room for {len(step.text)} bytes", True) from None
+            out.append(Copy(path, step.target))
+        else:
+            out.append(step)
+    return out
+
+
+def converse(
+    launcher: Launcher, request: Request, conf: Udiroot, record: ImageRecord, spooled: list[str]
+) -> "list[Step]":
+    """Have the launcher prepare the environment; the steps, and in `spooled` the files to remove afterwards.
+
+    Raises StartRefused, ConnectionError.
+    """
     first = planner.opening(conf, record)
     launcher.send([first])
     view = Mounted(launcher.sync())
     os.setgroups(request.groups)  # volumes are looked at as the user, with the user's groups
     rest = planner.build(request, conf, record, view, Node(request.uid, request.gid, conf.etc_path))
-    launcher.send(rest)
+    rest = spool(rest, conf, spooled)
+    try:
+        launcher.send(rest)
+    except PlanInvalid as error:
+        raise StartRefused(str(error)) from None
     return [first, *rest]

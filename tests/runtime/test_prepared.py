@@ -129,6 +129,33 @@ def test_the_record_is_in_the_form_that_existing_tools_read(node: Node) -> None:
     assert (root / "opt/udiImage/etc/user_auth.pub").read_text() == "ssh-ed25519 AAAA me\n"
 
 
+def test_the_next_job_with_the_same_image_gets_its_own_hosts_and_key_though_no_epilog_ran(node: Node) -> None:
+    for job in (1, 2, 1):
+        prepare(node, "-u", "nobody", "-N", f"n{job}/1", "-s", f"key {job}", "id", "tiny")
+        root = node.directory / "udiMount"
+        assert (root / "var/hostsfile").read_text() == f"n{job}\n"
+        assert (root / "opt/udiImage/etc/user_auth.pub").read_text() == f"key {job}\n"
+        assert steps(node, "--image=id:tiny")[0] == "join"
+
+
+def test_the_hosts_file_of_a_job_on_nine_thousand_nodes(node: Node) -> None:
+    hosts = [f"nid{number:05}" for number in range(9000)]
+    prepare(node, "-u", "nobody", "-N", " ".join(f"{host}/64" for host in hosts), "id", "tiny")
+    place = node.directory / "udiMount/var/hostsfile"
+    assert place.read_text() == "".join(f"{host}\n" * 64 for host in hosts)
+    assert (place.stat().st_uid, place.stat().st_mode & 0o777) == (0, 0o644)
+    assert not list((node.directory / "loopMount").glob("setup.text*"))
+
+
+@pytest.mark.parametrize("count", ["99999999999", "999999999", "-1", "x", "\u0663"])
+def test_a_number_of_tasks_that_cannot_be_is_one_line_and_leaves_nothing(node: Node, count: str) -> None:
+    done = program(node, "setupRoot", "-u", "nobody", "-N", f"n1/{count}", "id", "tiny")
+    assert done.returncode == 1
+    assert done.stderr.startswith("setupRoot: -N")
+    assert done.stderr.count("\n") == 1
+    assert not (node.directory / "udiMount/var").exists()
+
+
 def test_injected_files_keep_their_owner_and_mode(node: Node) -> None:
     given = nodes.public(node.directory / "given")
     (given / "etc/ssh").mkdir(parents=True)
