@@ -7,7 +7,6 @@ the pull that needs them; they have no readable form and reach neither log nor e
 from __future__ import annotations
 
 import grp
-import json
 import os
 import pwd
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from catalog.config import Configuration, Platform
 from catalog.credential import Credential
 from catalog.munge import CredentialRefused, Decoded, Munge
+from catalog.request_json import parsed
 
 _REMEMBER = 60.0  # seconds for which names and groups of a user are not asked of the system again
 
@@ -127,7 +127,7 @@ def _credentials(munge: Munge, decoded: Decoded) -> Mapping[str, Credential]:
         '{"authorized_locations": {"<location>": "user:password"}}'
     )
     try:
-        payload = json.loads(decoded.payload)
+        payload = parsed(decoded.payload)
     except ValueError:
         raise bad from None
     if payload in ({}, "", None):

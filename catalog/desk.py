@@ -39,6 +39,10 @@ class Refused(Exception):
     """The wish cannot be granted; the text says why."""
 
 
+class Unfit(Refused):
+    """The wish does not fit the state that the image is in; another time it may."""
+
+
 class Forbidden(Exception):
     """This user has not the right; the text says who has."""
 
@@ -310,7 +314,7 @@ class Desk:
         platform = self.platform(reference.system)
         image = record.image if record is not None else None
         if image is not None and not self._publication.place(platform).store.contains(image.object):
-            raise Refused(f"the file of {reference} has been swept from the store; pull it again")
+            raise Unfit(f"the file of {reference} has been swept from the store; pull it again")
         return self._settled(reference, lambda image: image.restore(self.catalog.clock(), uid=uid, user=user))
 
     def expired_by_policy(self, system: str) -> list[Record]:
@@ -339,7 +343,7 @@ class Desk:
         try:
             record = self.catalog.change(reference, command)
         except NotAllowed as error:
-            raise Refused(str(error)) from None
+            raise Unfit(str(error)) from None
         platform = self.platform(reference.system)
         for image in {r.image.id: r.image for r in (before, record) if r is not None and r.image is not None}.values():
             self._publication.settle(platform, image)

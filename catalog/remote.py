@@ -18,6 +18,10 @@ from catalog.failure import PullFailed
 from catalog.record import Image
 
 _CONNECT = 10  # seconds for a connection to be made
+_ALIVE = 15  # seconds of silence after which the far side is asked whether it still lives
+_MISSED = (
+    4  # such questions without an answer end the connection: else a machine that dies would hold the pull for ever
+)
 _PIECE = 1 << 20
 _NO_CONNECTION = 255  # ssh(1): its own failure, as opposed to the command's
 
@@ -115,7 +119,7 @@ def _run(ssh: Ssh, host: str, command: str) -> str:
 
 
 def _scp(ssh: Ssh, host: str, source: Path, target: Path) -> None:
-    options = [*_options(ssh), *ssh.scp_options, "-P", str(ssh.port), "-q"]
+    options = [*_options(ssh, ssh.scp_options), "-P", str(ssh.port), "-q"]
     done = subprocess.run(
         ["scp", *options, "--", str(source), f"{ssh.username}@{host}:{target}"],
         stdin=subprocess.DEVNULL,
@@ -135,12 +139,14 @@ def _judge(done: subprocess.CompletedProcess[bytes], host: str) -> str:
 
 
 def _ssh(ssh: Ssh, host: str, command: str) -> list[str]:
-    return ["ssh", *_options(ssh), *ssh.ssh_options, "-p", str(ssh.port), f"{ssh.username}@{host}", command]
+    return ["ssh", *_options(ssh, ssh.ssh_options), "-p", str(ssh.port), f"{ssh.username}@{host}", command]
 
 
-def _options(ssh: Ssh) -> list[str]:
-    # BatchMode: a question for a password would wait for ever.
-    options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT}"]
+def _options(ssh: Ssh, configured: tuple[str, ...]) -> list[str]:
+    # BatchMode: a question for a password would wait for ever. Of an option that stands twice, ssh takes the first: so
+    # the site's come before our times.
+    options = ["-o", "BatchMode=yes", *configured, "-o", f"ConnectTimeout={_CONNECT}"]
+    options += ["-o", f"ServerAliveInterval={_ALIVE}", "-o", f"ServerAliveCountMax={_MISSED}"]
     return [*options, "-i", str(ssh.key)] if ssh.key is not None else options
 
 

@@ -21,11 +21,12 @@ from catalog.acl import AclInvalid
 from catalog.application import Contended
 from catalog.callers import NOBODY, Caller, Callers, NotAuthenticated
 from catalog.config import Platform
-from catalog.desk import Desk, Forbidden, NotFound, Refused
+from catalog.desk import Desk, Forbidden, NotFound, Refused, Unfit
 from catalog.failure import PullFailed
 from catalog.leases import SideTableUnavailable
 from catalog.munge import MungeUnavailable
 from catalog.rates import Rates
+from catalog.request_json import parsed
 from catalog.states import NotAllowed
 
 log = logging.getLogger("shifter.rest")
@@ -76,8 +77,8 @@ def body(request: falcon.Request) -> dict[str, Any]:
     if not raw.strip():
         return {}
     try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError):
+        value = parsed(raw)
+    except ValueError:
         raise Refused(
             'the request\'s body is not JSON; send nothing or an object like {"allowed_uids": "1000"}'
         ) from None
@@ -102,6 +103,7 @@ def fail(request: falcon.Request, response: falcon.Response, status: int, reason
 
 _STATUS: Mapping[type[Exception], int] = {
     NotFound: 404,
+    Unfit: 409,  # before Refused, which it is too
     Refused: 400,
     AclInvalid: 400,
     Forbidden: 403,

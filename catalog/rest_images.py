@@ -18,6 +18,8 @@ from catalog.record import Record
 from catalog.rest import JSON, Gate, body, send
 from catalog.states import State
 
+LONGEST_PATH = 4095  # bytes: PATH_MAX of Linux, less its end
+
 
 def asked(given: dict[str, object], caller: Caller) -> Access | None:
     """The ACL that the body of a pull or import asks for. Raises AclInvalid."""
@@ -113,6 +115,8 @@ class Import:
         path, form = given.get("filepath"), given.get("format")
         if not isinstance(path, str) or not isinstance(form, str):
             raise Refused('an import needs {"filepath": "/path", "format": "squashfs"}')
+        if "\0" in path or len(path.encode()) > LONGEST_PATH:
+            raise Refused(f"the filepath is none: it has a zero character, or more than {LONGEST_PATH} bytes")
         record = desk.import_file(reference, caller, asked(given, caller), path, form)
         send(response, shown(desk, self._leases, record))
 

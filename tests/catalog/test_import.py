@@ -228,6 +228,13 @@ def test_links_relative_paths_and_devices_are_refused(site: InProcess, shared: P
     assert "No such file" in failure(site, shared / "nothing")
 
 
+@pytest.mark.parametrize("path", ["/a\0b", "/" + 1024 * "dir/"])
+def test_what_no_file_can_be_called_is_refused_at_once(site: InProcess, path: str) -> None:
+    refused = ask(site, path)
+    assert refused.status_code == 400
+    assert refused.json["error"].startswith("the filepath is none")
+
+
 def test_an_unknown_format_is_refused_with_those_that_are_known(site: InProcess, shared: Path) -> None:
     reason = failure(site, squashed(shared, "i", "-no-xattrs"), form="ext4")
     assert reason == "format 'ext4' cannot be imported; use squashfs, oci-layout, docker-archive"

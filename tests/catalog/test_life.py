@@ -109,7 +109,7 @@ def test_undelete_says_when_the_file_is_gone(lived: InProcess) -> None:
     lived.request("DELETE", f"/api/expire/{SYSTEM}/docker/bar:1", 0)
     lived.gateway.publication.place(lived.gateway.configuration.platforms[SYSTEM]).store.delete(found["object"])
     refused = lived.request("POST", f"/api/restore/{SYSTEM}/docker/bar:1", 0)
-    assert refused.status_code == 400
+    assert refused.status_code == 409
     assert "has been swept from the store; pull it again" in refused.json["error"]
 
 
@@ -133,7 +133,7 @@ def test_a_live_pull_cannot_be_expired_or_removed(lived: InProcess) -> None:
     lived.pull("bar:1", ALICE)
     for path in (f"/api/expire/{SYSTEM}/docker/bar:1", f"/api/image/{SYSTEM}/docker/bar:1"):
         refused = lived.request("DELETE", path, 0)
-        assert refused.status_code == 400
+        assert refused.status_code == 409
         assert "a pull is under way" in refused.json["error"]
 
 

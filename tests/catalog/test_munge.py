@@ -103,7 +103,8 @@ def test_munge_may_be_restarted(minter: Minter) -> None:
 @pytest.mark.parametrize(
     "payload",
     [b"not json", b"[]", b'{"authorized_locations": 5}', b'{"authorized_locations": {"site": 5}}',
-     b'{"authorized_locations": {"site": "nocolon"}}', b'{"authorized_locations": {"site": ":pw"}}'],
+     b'{"authorized_locations": {"site": "nocolon"}}', b'{"authorized_locations": {"site": ":pw"}}',
+     b'{"authorized_locations": {"site": "user:\\ud800"}}', b"[" * 100000],
 )  # fmt: skip
 def test_a_payload_that_is_not_understood_is_refused(site: InProcess, minter: Minter, payload: bytes) -> None:
     status, _ = queue(site, minter.credential(ALICE, payload))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -163,6 +164,23 @@ def test_a_wrong_key_fails_the_pull_and_asks_for_no_password(open_gateway: Any, 
     asking.start()
     asking.join(30)
     assert "Permission denied" in answers[0]["status_message"]
+
+
+def test_a_machine_that_stops_in_the_middle_is_given_up(
+    open_gateway: Any, tmp_path: Path, far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catalog.remote._ALIVE", 1)
+    monkeypatch.setattr("catalog.remote._MISSED", 1)
+    stopped = tmp_path / "stopped"
+    still = f'command="echo $PPID >>{stopped}; kill -STOP $PPID" '
+    (far.directory / "authorized").write_text(still + (far.directory / "key.pub").read_text())
+    try:
+        failed = opened(open_gateway, tmp_path, far).pulled("bar:1", ALICE)
+    finally:
+        for pid in stopped.read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+    assert failed["status"] == "FAILURE"
+    assert failed["status_message"].startswith(f"cannot copy to {SYSTEM}: 127.0.0.1: ")
 
 
 def test_a_removed_image_is_withdrawn_there_too(open_gateway: Any, tmp_path: Path, far: Far) -> None:

@@ -157,10 +157,11 @@ def test_a_wrong_request_is_refused_in_json_with_the_reason(
     assert result.headers["content-type"] == "application/json"
 
 
-def test_a_body_that_is_no_json_is_refused_with_the_reason(ready: InProcess) -> None:
+@pytest.mark.parametrize("body", ["{nope", "[" * 50000, r'{"allowed_uids": "\ud800"}'])
+def test_a_body_that_is_no_json_is_refused_with_the_reason(ready: InProcess, body: str) -> None:
     credential = ready.minter.credential(0)
     result = ready._client.simulate_post(
-        f"/api/pull/{SYSTEM}/docker/bar:1/", headers={"authentication": credential}, body="{nope"
+        f"/api/pull/{SYSTEM}/docker/bar:1/", headers={"authentication": credential}, body=body
     )
     assert result.status_code == 400
     assert "is not JSON" in result.json["error"]
