@@ -62,12 +62,12 @@ def file_variables(path: str, host: "Host") -> list[tuple[str, str]]:
     except OSError as error:
         raise StartRefused(f"--env-file {path}: {error.strerror}: name a file that you can read") from None
     out = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         stripped = line.lstrip()
         if not stripped or stripped.startswith("#"):
             continue
         name, equals, value = stripped.partition("=")
-        if not equals or not name or name != name.strip() or "\0" in value:
-            raise StartRefused(f"--env-file {path}: line {number}: {line[:40]!r}: write NAME=VALUE")
+        if not equals or name.split() != [name] or "\0" in value:
+            raise StartRefused(f"--env-file {path}: line {number}: {line[:40]!r}: write NAME=VALUE, without `export`")
         out.append((name, value))
     return out

@@ -94,13 +94,14 @@ def test_a_path_is_there_when_nobody_set_one() -> None:
     [
         ("A=1\nB=2\n", {"A": "1", "B": "2"}), ("# no\n\n  A=1\n", {"A": "1"}), ("A=\n", {"A": ""}), ("A=b=c\n", {"A": "b=c"}),
         ('A="x y"\n', {"A": '"x y"'}), ("A=1\nA=2", {"A": "2"}), ("A= spaced \n", {"A": " spaced "}),
+        ("\ufeffA=1\n", {"A": "1"}),
     ],
 )  # fmt: skip
 def test_files_of_variables(text: str, found: dict[str, str]) -> None:
     assert dict(environment.file_variables("/f", Files(text))) == found
 
 
-@pytest.mark.parametrize("text", ["word\n", "=x\n", "A =1\n"])
+@pytest.mark.parametrize("text", ["word\n", "=x\n", "A =1\n", "export A=1\n", "A\tB=1\n"])
 def test_files_that_are_no_variables(text: str) -> None:
     with pytest.raises(StartRefused, match=r"--env-file /f: line 1: .*: write NAME=VALUE"):
         environment.file_variables("/f", Files(text))
