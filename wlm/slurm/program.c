@@ -34,6 +34,14 @@ void program_add(struct program *program, const char *name, const char *value)
 	program->argv[program->count] = NULL;
 }
 
+void program_add_number(struct program *program, const char *name, unsigned long long number)
+{
+	char *text;
+	if (asprintf(&text, "%llu", number) < 0)
+		abort();
+	program_add(program, name, text);
+}
+
 /* In the child: the caller's signal mask and handlers must not reach the program. */
 static void become(struct program *program, char **envp, int output)
 {
@@ -95,14 +103,11 @@ int program_run(struct program *program, char **envp, char **output)
 	return WEXITSTATUS(status);
 }
 
-int program_start(struct program *program, char **envp)
+void program_start(struct program *program, char **envp)
 {
 	pid_t child = fork();
-	if (child == 0) {
-		int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
-		become(program, envp, null);
-	}
+	if (child == 0)
+		become(program, envp, open("/dev/null", O_WRONLY | O_CLOEXEC));
 	if (child < 0)
 		slurm_error("shifter: fork: %s", strerror(errno));
-	return child;
 }

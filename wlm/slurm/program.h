@@ -15,10 +15,11 @@ void program_begin(struct program *program, const struct settings *settings, con
 
 /* Adds `name`, and `value` when it is not NULL. Both must live until program_run returns. */
 void program_add(struct program *program, const char *name, const char *value);
+void program_add_number(struct program *program, const char *name, unsigned long long number);
 
 /* Runs it with the environment `envp` and returns its exit status (-1: it could not run, or a signal ended it, after slurm_error).
  * *output is its standard output, at most 1 MiB, to be freed; standard error and input are ours. */
 int program_run(struct program *program, char **envp, char **output);
 
-/* Starts it and does not wait; returns its pid or -1. Standard output goes to /dev/null. */
-int program_start(struct program *program, char **envp);
+/* Starts it and does not wait; says by slurm_error when it cannot. Standard output goes to /dev/null. */
+void program_start(struct program *program, char **envp);

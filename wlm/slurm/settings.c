@@ -75,15 +75,15 @@ static int read_config(struct settings *s)
 {
 	FILE *file = fopen(s->config, "re");
 	struct stat status;
-	if (!file || fstat(fileno(file), &status)) {
+	bool there = file && !fstat(fileno(file), &status);
+	bool ours = there && (geteuid() != 0 || (status.st_uid == 0 && !(status.st_mode & (S_IWGRP | S_IWOTH))));
+	if (!there)
 		slurm_error("shifter: %s: %s: is shifter_config= right in plugstack.conf?", s->config, strerror(errno));
+	else if (!ours)
+		slurm_error("shifter: %s: must be owned by root and writable by nobody else", s->config);
+	if (!ours) {
 		if (file)
 			fclose(file);
-		return -1;
-	}
-	if (geteuid() == 0 && (status.st_uid != 0 || (status.st_mode & (S_IWGRP | S_IWOTH)))) {
-		slurm_error("shifter: %s: must be owned by root and writable by nobody else", s->config);
-		fclose(file);
 		return -1;
 	}
 	char *line = NULL, *loop_mount = NULL;

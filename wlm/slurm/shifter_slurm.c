@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <slurm/slurm.h>
@@ -21,8 +20,6 @@
 #include "settings.h"
 
 SPANK_PLUGIN(shifter, 1)
-
-extern char **environ;
 
 static const char *const CARRIED[] = { "SHIFTER_IMAGE", "SHIFTER_IMAGETYPE", "SHIFTER_IMAGEREQUEST", "SHIFTER_VOLUME", "SHIFTER_MODULE",
 				       "SHIFTER_CCM", NULL };
@@ -162,16 +159,10 @@ static int submit(spank_t spank, int count, char **arguments)
 		return -1;
 	struct program program;
 	program_begin(&program, &settings, "submit");
-	if (given[IMAGE])
-		program_add(&program, "--image", given[IMAGE]);
-	if (given[VOLUME])
-		program_add(&program, "--volume", given[VOLUME]);
-	if (given[MODULE])
-		program_add(&program, "--module", given[MODULE]);
-	if (given[CCM])
-		program_add(&program, "--ccm", NULL);
-	if (given[WAIT])
-		program_add(&program, "--wait", NULL);
+	static const char *const names[OPTIONS] = { "--image", "--volume", "--module", "--ccm", "--wait" };
+	for (int i = 0; i < OPTIONS; i++)
+		if (given[i])
+			program_add(&program, names[i], options[i].has_arg ? given[i] : NULL);
 	if (allocates && settings.enable_sshd)
 		program_add(&program, "--sshd", NULL);
 	char *output;
@@ -186,11 +177,11 @@ static int submit(spank_t spank, int count, char **arguments)
 
 /* ---- steps, on the nodes, before they drop root's rights */
 
-/* The text of <state>/<name>, at most 4 KiB, or NULL. The directory is root's. */
-static char *state_text(const struct settings *settings, const char *name)
+/* The first line of <state>/<job><suffix>, at most 4 KiB, or NULL. The directory is root's. */
+static char *state_text(const struct settings *settings, uint32_t job, const char *suffix)
 {
 	char *path = NULL, text[4096];
-	if (asprintf(&path, "%s/%s", settings->state, name) < 0)
+	if (asprintf(&path, "%s/%u%s", settings->state, job, suffix) < 0)
 		return NULL;
 	int file = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	free(path);
@@ -202,6 +193,13 @@ static char *state_text(const struct settings *settings, const char *name)
 	text[n] = '\0';
 	text[strcspn(text, "\n")] = '\0';
 	return strdup(text);
+}
+
+static bool state_has(const struct settings *settings, uint32_t job, const char *suffix)
+{
+	char *text = state_text(settings, job, suffix);
+	free(text);
+	return text != NULL;
 }
 
 static char *failed;	/* in a step's daemon: why the prolog could not prepare this node for the job */
@@ -217,11 +215,9 @@ static int remember_failure(spank_t spank, int count, char **arguments)
 {
 	struct settings settings;
 	uint32_t id = 0;
-	char name[64];
 	if (spank_get_item(spank, S_JOB_ID, &id) != ESPANK_SUCCESS || settings_read(&settings, count, arguments, true))
 		return -1;
-	snprintf(name, sizeof name, "%u.failed", id);
-	failed = step_of(spank) == SLURM_EXTERN_CONT ? NULL : state_text(&settings, name);
+	failed = step_of(spank) == SLURM_EXTERN_CONT ? NULL : state_text(&settings, id, ".failed");
 	return 0;
 }
 
@@ -268,20 +264,17 @@ int slurm_spank_task_init(spank_t spank, int count, char **arguments)
 int slurm_spank_task_init_privileged(spank_t spank, int count, char **arguments)
 {
 	struct settings settings;
-	char flag[8], name[64];
+	char flag[8];
 	uint32_t id = 0;
 	if (settings_read(&settings, count, arguments, false) || !settings.enable_ccm || step_of(spank) == SLURM_EXTERN_CONT
 	    || spank_getenv(spank, "SHIFTER_CCM", flag, sizeof flag) != ESPANK_SUCCESS || strcmp(flag, "1"))
 		return 0;
 	if (settings_read(&settings, count, arguments, true) || spank_get_item(spank, S_JOB_ID, &id) != ESPANK_SUCCESS)
 		return -1;
-	snprintf(name, sizeof name, "%u.ccm", id);	/* the prolog's word: the variable alone is the user's */
-	char *prepared = state_text(&settings, name);
-	if (!prepared) {
+	if (!state_has(&settings, id, ".ccm")) {	/* the prolog's word: the variable alone is the user's */
 		slurm_error("shifter: --ccm: this node was not prepared for job %u: whole nodes are needed (--exclusive)", id);
 		return -1;
 	}
-	free(prepared);
 	char *directory = getcwd(NULL, 0);
 	if (chroot(settings.udi_mount) || chdir(directory ? directory : "/") ? chdir("/") : 0) {
 		slurm_error("shifter: --ccm: %s: %s", settings.udi_mount, strerror(errno));
@@ -296,23 +289,17 @@ int slurm_spank_task_post_fork(spank_t spank, int count, char **arguments)
 {
 	struct settings settings;
 	uint32_t id = 0;
-	char job[16], user[16], name[64];
 	uid_t uid = 0;
 	if (step_of(spank) != SLURM_EXTERN_CONT || settings_read(&settings, count, arguments, true)
 	    || (!settings.extern_setup && !(settings.enable_sshd && settings.extern_cgroup))
 	    || spank_get_item(spank, S_JOB_ID, &id) != ESPANK_SUCCESS || spank_get_item(spank, S_JOB_UID, &uid) != ESPANK_SUCCESS)
 		return 0;
-	snprintf(name, sizeof name, "%u.ready", id);
-	char *prepared = state_text(&settings, name);
-	if (!prepared)
+	if (!state_has(&settings, id, ".ready"))
 		return 0;
-	free(prepared);
-	snprintf(job, sizeof job, "%u", id);
-	snprintf(user, sizeof user, "%u", uid);
 	struct program program;
 	program_begin(&program, &settings, "extern");
-	program_add(&program, "--job", job);
-	program_add(&program, "--uid", user);
+	program_add_number(&program, "--job", id);
+	program_add_number(&program, "--uid", uid);
 	if (settings.extern_setup)
 		program_add(&program, "--setup", settings.extern_setup);
 	if (settings.enable_sshd && settings.extern_cgroup)
@@ -334,18 +321,13 @@ int slurm_spank_job_prolog(spank_t spank, int count, char **arguments)
 		return -1;
 	if (!job.exclusive)
 		return 0;	/* nodes shared with other jobs have no prepared environment: each start makes its own */
-	char number[16], uid[16], gid[16], memory[32];
-	snprintf(number, sizeof number, "%u", id);
-	snprintf(uid, sizeof uid, "%u", job.uid);
-	snprintf(gid, sizeof gid, "%u", job.gid);
-	snprintf(memory, sizeof memory, "%llu", (unsigned long long)job.memory);
 	struct program program;
 	program_begin(&program, &settings, "prolog");
-	program_add(&program, "--job", number);
-	program_add(&program, "--uid", uid);
-	program_add(&program, "--gid", gid);
+	program_add_number(&program, "--job", id);
+	program_add_number(&program, "--uid", job.uid);
+	program_add_number(&program, "--gid", job.gid);
 	program_add(&program, "--nodes", job.nodes);
-	program_add(&program, "--memory", memory);
+	program_add_number(&program, "--memory", job.memory);
 	if (settings.enable_sshd)
 		program_add(&program, "--sshd", settings.sshd_port);
 	if (settings.extern_cgroup)
@@ -374,17 +356,13 @@ int slurm_spank_job_epilog(spank_t spank, int count, char **arguments)
 {
 	struct settings settings;
 	uint32_t id = 0;
-	char number[16];
 	if (settings_read(&settings, count, arguments, true) || spank_get_item(spank, S_JOB_ID, &id) != ESPANK_SUCCESS)
 		return -1;
-	snprintf(number, sizeof number, "%u", id);
-	char *prepared = state_text(&settings, number);
-	if (!prepared)
+	if (!state_has(&settings, id, ""))
 		return 0;	/* nothing of ours was begun for this job here */
-	free(prepared);
 	struct program program;
 	program_begin(&program, &settings, "epilog");
-	program_add(&program, "--job", number);
+	program_add_number(&program, "--job", id);
 	if (settings.memory_cgroup)
 		program_add(&program, "--memory-cgroup", settings.memory_cgroup);
 	char *output;
