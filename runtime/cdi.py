@@ -104,7 +104,11 @@ def read_devices(directories: Sequence[str]) -> dict[str, Device]:
     found: dict[str, Device] = {}
     for directory in directories:
         here: dict[str, Device] = {}
-        for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
+        try:
+            names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+        except OSError as error:
+            raise StartRefused(f"{directory}: {error.strerror}: tell the administrator") from None
+        for name in names:
             if name.endswith((".json", ".yaml", ".yml")):
                 for qualified, device in _specification(f"{directory}/{name}"):
                     if qualified in here:
@@ -136,7 +140,10 @@ def _specification(path: str) -> Iterable[tuple[str, Device]]:
 
 
 def _read(path: str) -> Any:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise StartRefused(f"{path}: {error.strerror}: tell the administrator") from None
     with os.fdopen(descriptor, encoding="utf-8", errors="surrogateescape") as file:
         status = os.fstat(descriptor)
         if status.st_uid != 0 or status.st_mode & 0o022 or not stat.S_ISREG(status.st_mode):

@@ -344,6 +344,8 @@ def notes(request: Request, conf: Udiroot, record: ImageRecord, how: str) -> lis
     if not request.verbose:
         return []
     lines = [f"warning: {text}" for text in conf.warnings]
+    edits = gpu_edits(request, conf) if how == "made" else None
+    lines += [f"GPU: {note}" for note in (edits.notes if edits else ())]
     lines.append(f"image {request.requested} is {record.id} ({record.path})")
     lines.append(f"environment: {how} at {conf.udi_mount}" + (" in a user namespace" if request.rootless else ""))
     return [Say(line) for line in lines]

@@ -1,5 +1,6 @@
 """What a site puts into every container: siteFs, modules, hooks, copies, /etc, node caches; and what a user may make of it."""
 
+import json
 import os
 import subprocess
 import tempfile
@@ -402,3 +403,36 @@ def test_an_mpi_jobs_socket_reaches_the_command_and_no_other_descriptor_does(nod
     os.close(file)
     assert ours.recv(100) == b"hello\n"
     assert str(file) not in done.stdout.split()
+
+
+def test_gpus_of_a_made_up_vendor_reach_the_container_and_what_is_not_done_is_told(node: Node) -> None:
+    driver = directory(node, "driver", lib="library\n", gpu0="zero\n", gpu1="one\n")
+    devices = [
+        {
+            "name": str(number),
+            "containerEdits": {
+                "env": [f"MAKER_{number}=yes"],
+                "mounts": [{"hostPath": f"{driver}/gpu{number}", "containerPath": f"/opt/maker/gpu{number}"}],
+            },
+        }
+        for number in (0, 1)
+    ]
+    common = {
+        "mounts": [{"hostPath": f"{driver}/lib", "containerPath": "/usr/lib/libmaker.so.1"}],
+        "hooks": [{"hookName": "createContainer", "path": "/usr/bin/maker", "args": ["maker", "warm-up"]}],
+    }
+    specifications = directory(node, "cdi")
+    (specifications / "maker.json").write_text(
+        json.dumps({"cdiVersion": "0.6.0", "kind": "maker.example/gpu", "devices": devices, "containerEdits": common})
+    )
+    show = "cat /usr/lib/libmaker.so.1 /opt/maker/*; echo [$MAKER_0$MAKER_1] [$CUDA_VISIBLE_DEVICES]"
+    node.configure(cdiPath=str(specifications), gpu="all")
+    for _ in ("planned", "by the kept plan"):
+        assert said(node, show, "--gpu=1", "--clearenv") == "library\none\n[yes] [1]\n"
+        assert said(node, show, "--clearenv") == "library\nzero\none\n[yesyes] []\n"
+        assert said(node, "test -e /opt/maker || echo none", "--gpu=none") == "none\n"
+    done = node.start("--verbose", "--image=id:tiny", "true")
+    (told,) = [line for line in done.stderr.splitlines() if "warm-up" in line]
+    assert told.endswith("GPU: " + f"{specifications}/maker.json: hook maker warm-up is not run; no hook is")
+    (specifications / "maker.json").unlink()
+    assert "no GPU is described on this node" in only_line(node.start("--image=id:tiny", "true"))
