@@ -129,7 +129,7 @@ class Desk:
     def known(self, reference: Reference, caller: Caller) -> Record:
         """The record of a reference, in whatever state, that `caller` may see or administers. Raises NotFound."""
         record = self.images.get(reference)
-        if record is None or not (caller.admin or record.visible_to(caller.uid, caller.groups)):
+        if record is None or not (caller.admin or record.open_to(caller.uid, caller.groups)):
             raise NotFound(f"no image {reference} on {reference.system}")
         return record
 

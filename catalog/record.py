@@ -145,6 +145,15 @@ class Record:
             return False
         return (self.attempt.asked or PUBLIC).allows(uid, gids) and not self.attempt.credentialed
 
+    def open_to(self, uid: int, gids: Iterable[int]) -> bool:
+        """Whether this user may know what the reference holds, who else may and what happened to it.
+
+        Having asked for a private image is enough to be told how that pull goes (`visible_to`), but for no more.
+        """
+        if self.access is None:
+            return self.visible_to(uid, gids)
+        return self.access.allows(uid, gids) or uid == self.owner
+
     def to_json(self) -> dict[str, Any]:
         data = dict(vars(self))
         data["reference"] = [self.reference.system, self.reference.itype, self.reference.tag]

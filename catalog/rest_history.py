@@ -43,7 +43,7 @@ class Happened:
         found = self._history.happenings(
             self._wanted(request, system),
             limit=limit + 1,
-            viewer=None if caller.admin else lambda record: record.visible_to(caller.uid, caller.groups),
+            viewer=None if caller.admin else lambda record: record.open_to(caller.uid, caller.groups),
             uid=caller.uid,
         )
         page = found[-limit:]
@@ -87,7 +87,7 @@ class Was:
         if caller.admin:
             return True
         record = self._gate.desk.images.get(span.reference)
-        now = record is not None and record.visible_to(caller.uid, caller.groups)
+        now = record is not None and record.open_to(caller.uid, caller.groups)
         return now and span.access.allows(caller.uid, caller.groups)
 
 

@@ -14,7 +14,7 @@ from catalog.counters import Counters
 from catalog.desk import Desk, NotFound, Refused
 from catalog.leases import Leases, Progress
 from catalog.lookup_log import LookupLog
-from catalog.record import Record
+from catalog.record import Record, changed
 from catalog.rest import JSON, Gate, body, send
 from catalog.states import State
 
@@ -97,7 +97,7 @@ class Pull:
         record = desk.pull(reference, caller, asked(body(request), caller))
         if record.state is State.READY:
             self._counters.add("shifter_cache_hits_total", "pull")
-        send(response, shown(desk, self._leases, record))
+        send(response, shown(desk, self._leases, record, caller))
 
 
 class Import:
@@ -118,7 +118,7 @@ class Import:
         if "\0" in path or len(path.encode()) > LONGEST_PATH:
             raise Refused(f"the filepath is none: it has a zero character, or more than {LONGEST_PATH} bytes")
         record = desk.import_file(reference, caller, asked(given, caller), path, form)
-        send(response, shown(desk, self._leases, record))
+        send(response, shown(desk, self._leases, record, caller))
 
 
 class Queue:
@@ -181,8 +181,13 @@ class Removal:
         send(response, {"status": True})
 
 
-def shown(desk: Desk, leases: Leases, record: Record) -> dict[str, object]:
-    """The answer to a wish: READY as a look-up would show it, else how the attempt goes."""
+def shown(desk: Desk, leases: Leases, record: Record, caller: Caller) -> dict[str, object]:
+    """The answer to a wish: READY as a look-up would show it, else how the attempt goes.
+
+    Who has yet to prove to the registry that he may read a private image is told nothing of the one that is here.
+    """
+    if not (caller.admin or record.open_to(caller.uid, caller.groups)):
+        return answer.attempt(changed(record, image=None, access=None), progress_of(leases, record))
     if record.state is State.READY:
         return answer.ready(record, desk.images.tags(record))
     return answer.attempt(record, progress_of(leases, record))

@@ -162,6 +162,30 @@ def test_who_joins_a_pull_made_with_somebody_else_s_password_gains_nothing_by_it
     assert status(site, "secret:1", ALICE) == 200
 
 
+def test_who_asks_for_a_private_image_and_may_not_read_it_is_told_nothing_of_it(site: InProcess) -> None:
+    alices = site.pulled("secret:1", ALICE, login={"site": "a:pw"}, body={"allowed_uids": str(ALICE)})
+    hidden = {"id", "object", "ENV", "LABELS", "userACL", "groupACL", "private", "last_pull", "size"}
+    begun = site.pull("secret:1", BOB)
+    joined = site.pull("secret:1", CAROL)
+    site.work()
+    failed = site.pull("secret:1", BOB)
+    assert [answer["status"] for answer in (begun, joined, failed)] == ["INIT", "INIT", "FAILURE"]
+    for answer in (begun, joined, failed):
+        assert {answer.get(field, "MISSING") for field in hidden} == {"MISSING"}
+        assert alices["id"] not in str(answer)
+    acl = f"/api/acl/{SYSTEM}/docker/secret:1"
+    assert [site.request("GET", acl, uid).status_code for uid in (ALICE, BOB, CAROL)] == [200, 404, 404]
+    events = site.request("GET", f"/api/history/{SYSTEM}/", BOB).json["list"]
+    assert {event["uid"] for event in events} == {BOB}
+
+
+def test_an_owner_whom_an_administrator_left_out_of_the_list_may_still_remove_the_image(site: InProcess) -> None:
+    site.pulled("bar:1", ALICE)
+    site.request("POST", f"/api/acl/{SYSTEM}/docker/bar:1", 0, {"allowed_uids": str(BOB)})
+    assert status(site, "bar:1", ALICE) == 404
+    assert site.request("DELETE", f"/api/image/{SYSTEM}/docker/bar:1", ALICE).status_code == 200
+
+
 def test_who_proves_to_the_registry_that_he_may_read_a_private_image_is_added_to_it(site: InProcess) -> None:
     site.pulled("secret:1", ALICE, login={"site": "a:pw"}, body={"allowed_uids": str(ALICE)})
     site.pulled("secret:1", BOB, login={"site": "b:pw"})
