@@ -67,14 +67,23 @@ def places(conf: Udiroot) -> "Iterator[Finding]":
         conf.image_path if listable else f"{conf.image_path}: not a directory here: mount it",
     )
     programs = [("sitePreMountHook", conf.site_pre_mount_hook), ("sitePostMountHook", conf.site_post_mount_hook)]
-    programs += [(f"module_{module.name}_roothook", module.roothook) for module in conf.modules]
+    programs += [(f"module_{module.name}_roothook", module.roothook) for module in conf.modules if module.enabled]
     for key, path in programs:
         if path:
             yield owned(key, path)
-    for volume in conf.site_fs:
+    directories = [("optUdiImage", conf.opt_udi_image), ("perNodeCachePath", conf.per_node_cache_path)]
+    directories += [(f"module_{module.name}_copyPath", module.copy_path) for module in conf.modules if module.enabled]
+    for key, path in directories:
+        if path:
+            there = os.path.isdir(path)
+            yield Finding(key, there, path if there else f"{path} is no directory: make it, or take it out")
+    volumes = [("siteFs", volume) for volume in conf.site_fs]
+    for module in conf.modules:
+        volumes += [(f"module_{module.name}_siteFs", volume) for volume in module.site_fs if module.enabled]
+    for key, volume in volumes:
         there = os.path.exists(volume.source)
         yield Finding(
-            f"siteFs {volume}", there, "there" if there else f"{volume.source} is missing: mount it, or take it out"
+            f"{key} {volume}", there, "there" if there else f"{volume.source} is missing: mount it, or take it out"
         )
 
 

@@ -51,6 +51,13 @@ def test_whether_starts_without_privilege_can_be_had_is_noted(node: Node) -> Non
     ("settings", "said"),
     [
         ({"siteFs": "/no/where:/x"}, "FAIL siteFs /no/where:/x: /no/where is missing: mount it, or take it out"),
+        ({"module_m_siteFs": "/no/where:/x"}, "FAIL module_m_siteFs /no/where:/x: /no/where is missing: mount it"),
+        (
+            {"module_m_copyPath": "/no/copy"},
+            "FAIL module_m_copyPath: /no/copy is no directory: make it, or take it out",
+        ),
+        ({"optUdiImage": "/no/udi"}, "FAIL optUdiImage: /no/udi is no directory: make it"),
+        ({"perNodeCachePath": "/no/cache"}, "FAIL perNodeCachePath: /no/cache is no directory: make it"),
         ({"etcPath": "/no/etc"}, "FAIL etcPath: /no/etc: No such file or directory: make it, owned by root"),
         ({"imagePath": "/no/images"}, "FAIL imagePath: /no/images: not a directory here: mount it"),
         ({"udiMount": "/dev/shm"}, "FAIL udiMount: /dev/shm: others can change it"),
