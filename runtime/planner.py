@@ -293,6 +293,16 @@ def choose_image(request: Request, conf: Udiroot) -> ImageRecord:
     return find(conf.image_path, tag, request.uid, (request.gid, *request.groups))
 
 
+def check_local(record: ImageRecord, host: "Host") -> None:
+    """A better word than the launcher's for a local image that cannot be; its own rights decide. Raises StartRefused."""
+    try:
+        kind, why = host.user_kind(record.path), "it is not a directory"
+    except OSError as error:
+        kind, why = "", str(error.strerror)
+    if kind != "dir":
+        raise StartRefused(f"image local:{record.path}: {why}: name a directory that is there and yours to read")
+
+
 def show(plan_steps: list[Step], as_json: bool) -> None:
     """Print a plan on the caller's standard output."""
     if as_json:
@@ -312,6 +322,8 @@ def converse(config: str, launcher: Launcher) -> None:
     record = choose_image(request, conf)
     host = Node(request.uid, request.gid, conf.etc_path, request.rootless)
     user = identity.caller_entry(request.uid, conf, host)
+    if record.format == "local":
+        check_local(record, host)
     if not request.rootless:
         nodestate.make(conf)
     prepared = None if request.rootless else nodestate.prepared(conf)

@@ -184,7 +184,10 @@ class Node:
             with os.fdopen(descriptor, encoding="utf-8", errors="surrogateescape") as file:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     raise OSError(errno.EINVAL, "not a regular file", path)
-                return file.read(1 << 20)
+                text = file.read((1 << 20) + 1)
+                if len(text) > 1 << 20:
+                    raise OSError(errno.EFBIG, "longer than 1 MiB", path)
+                return text
 
     def walk(self, path: str) -> list[Entry]:
         found: list[Entry] = []

@@ -261,7 +261,21 @@ def test_a_local_directory_can_be_the_image_where_the_site_allows_it(node: Node)
     done = node.start(f"--image=local:{tree}", "/bin/busybox", "ls", "/")
     assert "bin" in done.stdout.split(), done.stderr
     assert node.start("--image=local:/", "/bin/sh", "-c", "exit 5").returncode == 5
-    assert "you may not read it" in only_line(node.start("--image=local:/root", "true"))
+    for path, why in (
+        ("/root", "you may not read it"), ("/no/such", "No such file or directory"), ("/etc/passwd", "not a directory"),
+    ):  # fmt: skip
+        line = only_line(node.start(f"--image=local:{path}", "true"))
+        assert line.startswith(f"shifter: image local:{path}: ")
+        assert why in line
+        assert line.endswith("name a directory that is there and yours to read")
+
+
+def test_a_file_of_variables_that_is_too_long_is_refused_not_cut(node: Node) -> None:
+    variables = node.directory / "long.env"
+    variables.write_text("".join(f"V{number}={'x' * 1000}\n" for number in range(1100)))
+    variables.chmod(0o644)
+    line = only_line(node.start("--image=id:tiny", f"--env-file={variables}", "true"))
+    assert "longer than 1 MiB" in line
 
 
 def test_underlays_are_read_only_where_the_site_wants_it(node: Node) -> None:
