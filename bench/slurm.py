@@ -23,6 +23,7 @@ from bench import row
 from sim import busybox_image
 from sim.cluster import Cluster, until
 from sim.site import Site
+from tests.runtime.munge_daemon import running
 
 USER = 33  # www-data
 NODES = 64
@@ -75,6 +76,38 @@ def seconds(argv: Sequence[str]) -> float:
 def loops() -> int:
     listed = subprocess.run(["losetup", "-l", "-n", "-O", "BACK-FILE"], capture_output=True, text=True, check=True)
     return sum(str(site().directory) in line for line in listed.stdout.splitlines())
+
+
+@functools.cache
+def cluster_alone() -> tuple[float, float]:
+    """Seconds until 64 nodes are idle, and until a cluster of them is gone; the median of three each."""
+    up, down = [], []
+    with running() as munge:
+        for _ in range(3):
+            directory = Path(tempfile.mkdtemp(prefix="shifter-bench-", dir="/tmp"))
+            directory.chmod(0o755)
+            try:
+                begin = time.perf_counter()
+                found = Cluster.up(directory / "slurm", munge.socket, NODES)
+                ready = time.perf_counter()
+                found.down()
+                up.append(ready - begin)
+                down.append(time.perf_counter() - ready)
+            finally:
+                shutil.rmtree(directory)
+    return statistics.median(up), statistics.median(down)
+
+
+@row("slurm.up.64", unit="s", goal=5.0, better="less")
+def up() -> tuple[float, None]:
+    """From nothing to 64 idle nodes."""
+    return cluster_alone()[0], None
+
+
+@row("slurm.down.64", unit="s", goal=5.0, better="less")
+def down() -> tuple[float, None]:
+    """Until every process of 64 nodes has ended."""
+    return cluster_alone()[1], None
 
 
 @row("slurm.step.64", unit="s", goal=1.15, against="srun -N64 true in the same allocation", better="less")

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from tests.site.conftest import NOBODY, push_busybox
 
 pytestmark = [requires_root, pytest.mark.site]
 Up = Callable[..., Site]
-SECONDS_FOR_A_SECOND_RUN = 15
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +117,8 @@ def demo_directory(output: str) -> Path:
     return Path(found[1])
 
 
-def test_the_demonstration_shows_each_step_leaves_nothing_and_is_quick() -> None:
-    started = time.monotonic()
+def test_the_demonstration_shows_each_step_and_leaves_nothing() -> None:
     done = demo()
-    seconds = time.monotonic() - started
     assert done.returncode == 0, done.stdout + done.stderr
     for shown in (
         "$ shifterimg pull busybox:latest",
@@ -134,7 +130,6 @@ def test_the_demonstration_shows_each_step_leaves_nothing_and_is_quick() -> None
     ):
         assert shown in done.stdout
     assert not demo_directory(done.stdout).exists()
-    assert seconds <= SECONDS_FOR_A_SECOND_RUN
 
 
 @pytest.mark.slurm

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,15 +160,10 @@ def test_slurmd_alone_restarts_within_its_node(public_directory: Path, munge_soc
         assert cluster.command("srun", "hostname") == "n1\n"
 
 
-def test_64_nodes_are_up_in_5_seconds_and_gone_in_5(public_directory: Path, munge_socket: Path) -> None:
-    before = time.monotonic()
+def test_64_nodes_come_up_run_a_job_and_go_without_a_trace(public_directory: Path, munge_socket: Path) -> None:
     cluster = Cluster.up(public_directory / "slurm", munge_socket, 64)
-    up = time.monotonic()
     try:
         assert sorted(cluster.command("srun", "-N64", "hostname").split()) == sorted(cluster.layout.names())
     finally:
-        start = time.monotonic()
         cluster.down()
-    assert up - before <= 5.0
-    assert time.monotonic() - start <= 5.0
     assert processes_of(public_directory) == []
