@@ -88,9 +88,10 @@ def group_file(user: User, gids: "Sequence[int]", conf: "Udiroot", accounts: "Ac
             fields = line.split(":")
             if len(fields) == 4 and fields[2].isdigit():
                 names.setdefault(int(fields[2]), fields[0])
+    by_library = conf.allow_libc_pwd_calls or conf.populate_etc_dynamically
     lines = []
     for gid in list(dict.fromkeys(gids))[: conf.max_group_count]:
-        name = names.get(gid) or (accounts.library_group(gid) if conf.allow_libc_pwd_calls else "")
+        name = names.get(gid) or (accounts.library_group(gid) if by_library else "")
         if name:
             lines.append(f"{name}:x:{gid}:{user.name}\n")
     return "".join(lines)

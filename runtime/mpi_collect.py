@@ -71,12 +71,25 @@ def collect(
     """Make ``target`` (absent or empty) from ``libraries``; ``inside`` is its path in a container.
 
     Raises CollectFailed: a library is missing, of another machine, or no library; ``target`` is in use; no patchelf.
+    Then ``target`` is as it was.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CollectFailed(f"{target} exists and is not an empty directory: name another, or remove it")
     if shutil.which("patchelf") is None:
         raise CollectFailed("there is no patchelf in PATH: install it")
     own, needed = _closure(list(libraries), tuple(library_path))
+    fresh = not target.exists()
+    try:
+        return _fill(target, inside, own, needed, also)
+    except BaseException:
+        # what is half-made would be taken for a module, and would stand in the way of the next try
+        shutil.rmtree(target, ignore_errors=True)
+        if not fresh:
+            target.mkdir()
+        raise
+
+
+def _fill(target: Path, inside: str, own: list[Elf], needed: list[Elf], also: Iterable[Path]) -> Collection:
     own_directory, dep_directory = target / "lib64", target / "lib64" / "dep"
     dep_directory.mkdir(parents=True)
     copied = tuple(_copy(each, own_directory, target) for each in own)
@@ -186,7 +199,7 @@ def _copy_tree(path: Path, directory: Path, target: Path) -> str:
         else:
             shutil.copyfile(path, place)
     except (OSError, shutil.Error) as error:
-        raise CollectFailed(f"--also {path}: {error}") from None
+        raise CollectFailed(f"--also {path}: {getattr(error, 'strerror', None) or error}") from None
     return str(place.relative_to(target))
 
 

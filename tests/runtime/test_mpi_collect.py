@@ -39,6 +39,17 @@ def test_the_module_holds_the_library_its_dependencies_apart_and_the_names_of_it
     assert [each.soname for each in made.dependencies] == ["libfast.so.1", "libdeep.so.0"]
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_module_that_cannot_be_made_whole_leaves_the_place_as_it_was(site: Path, tmp_path: Path, there: bool) -> None:
+    target = tmp_path / "module"
+    if there:
+        target.mkdir()
+    with pytest.raises(CollectFailed, match="--also /no/plugins: No such file or directory"):
+        collect([site / "libmpi.so.12"], target, "/m", also=[Path("/no/plugins")])
+    assert target.exists() == there
+    assert collect([site / "libmpi.so.12"], target, "/m").libraries
+
+
 def test_every_rpath_points_to_the_modules_place_in_the_container(site: Path, tmp_path: Path) -> None:
     collect([site / "libmpi.so.12"], tmp_path / "module", "/opt/udiImage/modules/mpich")
     dep = "/opt/udiImage/modules/mpich/lib64/dep"

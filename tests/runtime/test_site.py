@@ -222,6 +222,8 @@ def test_the_user_may_come_from_the_c_library(node: Node) -> None:
         assert said(node, "id -un") == "renamed\n"
         node.configure(populateEtcDynamically="1")
         assert said(node, "id -un") == "nobody\n"
+        node.configure(populateEtcDynamically="1", allowLibcPwdCalls="0")
+        assert said(node, "id -un; id -gn") == "nobody\nnogroup\n"
     finally:
         (node.directory / "etc/passwd").write_text(text)
 
