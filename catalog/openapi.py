@@ -176,6 +176,7 @@ _REFUSALS = {
     "409": "it does not fit the image's state",
     "413": "the body is too large",
     "429": "too many requests",
+    "502": "the registry, or the platform's remote machines, cannot be reached",
     "503": "munge or the store does not answer",
 }
 
@@ -281,22 +282,24 @@ _PATHS: dict[str, dict[str, Any]] = {
             who="user",
             parameters=_REFERENCE,
             body=_LISTS,
-            refusals=("403", "409", "413"),
+            refusals=("403", "409", "413", "502"),
         ),
     },
     "/api/image/{system}/{itype}/{tag}": {
         "delete": _operation(
-            "take an image away (its owner)", _STATUS, who="user", parameters=_REFERENCE, refusals=("403", "409")
+            "take an image away (its owner)", _STATUS, who="user", parameters=_REFERENCE, refusals=("403", "409", "502")
         )
     },
     "/api/expire/{system}/{itype}/{tag}": {
-        "delete": _operation("let an image expire", _STATUS, who="admin", parameters=_REFERENCE, refusals=("409",)),
+        "delete": _operation(
+            "let an image expire", _STATUS, who="admin", parameters=_REFERENCE, refusals=("409", "502")
+        ),
         "get": _operation(
             "the same, as old clients ask: false for no administrator, null for no such image",
             _STATUS,
             who="user",
             parameters=_REFERENCE,
-            refusals=("409",),
+            refusals=("409", "502"),
         ),
     },
     "/api/autoexpire/{system}": {
@@ -305,11 +308,12 @@ _PATHS: dict[str, dict[str, Any]] = {
             {"type": "object", "required": ["status"], "properties": {"status": {"type": ["array", "boolean"]}}},
             who="user",
             parameters=[*_SYSTEM, _query("dry_run", "only say what would expire", {"type": "boolean"})],
+            refusals=("502",),
         )
     },
     "/api/restore/{system}/{itype}/{tag}": {
         "post": _operation(
-            "bring an expired image back", _STATUS, who="admin", parameters=_REFERENCE, refusals=("409",)
+            "bring an expired image back", _STATUS, who="admin", parameters=_REFERENCE, refusals=("409", "502")
         )
     },
     "/api/metrics/{system}": {
@@ -368,13 +372,9 @@ _PATHS: dict[str, dict[str, Any]] = {
             who="user",
             parameters=_SYSTEM,
             body={"type": "object", "properties": {"location": _TEXT}},
-            refusals=("403", "413"),
+            refusals=("403", "413", "502"),
         )
     },
-}
-_PATHS["/api/login/{system}"]["post"]["responses"]["502"] = {
-    "description": "the registry cannot be asked",
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
 }
 
 

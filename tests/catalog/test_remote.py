@@ -190,6 +190,22 @@ def test_a_removed_image_is_withdrawn_there_too(open_gateway: Any, tmp_path: Pat
     assert [path.name for path in far.images.iterdir()] == ["cas"]
 
 
+def test_a_removal_that_does_not_reach_the_other_machine_says_so_and_a_later_one_does(
+    open_gateway: Any, tmp_path: Path, far: Far
+) -> None:
+    site = opened(open_gateway, tmp_path, far)
+    site.pulled("bar:1", ALICE)
+    key = far.directory / "authorized"
+    key.rename(far.directory / "away")
+    lost = site.request("DELETE", f"/api/image/{SYSTEM}/docker/bar:1", ALICE)
+    assert lost.status_code == 502
+    assert f"cannot copy to {SYSTEM}: 127.0.0.1: " in lost.json["error"]
+    (far.directory / "away").rename(key)
+    site.pulled("bar:1", ALICE)
+    assert site.request("DELETE", f"/api/image/{SYSTEM}/docker/bar:1", ALICE).status_code == 200
+    assert [path.name for path in far.images.iterdir()] == ["cas"]
+
+
 def test_one_gateway_serves_a_local_and_a_remote_platform(open_gateway: Any, tmp_path: Path, far: Far) -> None:
     site = opened(open_gateway, tmp_path, far)
     here = site.request("POST", "/api/pull/other/docker/foo:1/", ALICE)
