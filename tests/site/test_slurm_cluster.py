@@ -10,22 +10,15 @@ import pytest
 from sim.cluster import Cluster, ClusterError, until
 from sim.process import Process
 from tests.requires import requires, requires_root
+from tests.runtime.munge_daemon import running
 
 pytestmark = [pytest.mark.slurm, requires("slurmctld", "slurmd", "munged"), requires_root]
 
 
 @pytest.fixture
-def munge_socket(public_directory: Path) -> Iterator[Path]:
-    home = public_directory / "munge"
-    home.mkdir(mode=0o755)
-    (home / "key").write_bytes(os.urandom(128))
-    (home / "key").chmod(0o600)
-    files = {"--key-file": "key", "--socket": "socket", "--pid-file": "pid", "--log-file": "log", "--seed-file": "seed"}
-    argv = ["munged", "--foreground", "--force", *(f"{option}={home / name}" for option, name in files.items())]
-    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as munged:
-        until((home / "socket").exists, "munged listens")
-        yield home / "socket"
-        munged.terminate()
+def munge_socket() -> Iterator[Path]:
+    with running() as daemon:
+        yield daemon.socket
 
 
 def loops_of(directory: Path) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from runtime.udiroot import Udiroot, parse
-from sim.cluster import until
 from tests.requires import requires, requires_root
+from tests.runtime.munge_daemon import running
 from wlm import child, memory_cgroup, sealed, sshd
 from wlm.arguments import ArgumentsInvalid, number
 from wlm.arguments import parse as parse_arguments
@@ -129,17 +129,9 @@ def test_on_a_unified_hierarchy_the_controller_is_handed_down(tmp_path: Path) ->
 
 
 @pytest.fixture
-def munge_socket(public_directory: Path) -> Iterator[str]:
-    home = public_directory / "munge"
-    home.mkdir(mode=0o755)
-    (home / "key").write_bytes(os.urandom(128))
-    (home / "key").chmod(0o600)
-    files = {"--key-file": "key", "--socket": "socket", "--pid-file": "pid", "--log-file": "log", "--seed-file": "seed"}
-    argv = ["munged", "--foreground", "--force", *(f"{option}={home / name}" for option, name in files.items())]
-    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as munged:
-        until((home / "socket").exists, "munged listens")
-        yield str(home / "socket")
-        munged.terminate()
+def munge_socket() -> Iterator[str]:
+    with running() as daemon:
+        yield str(daemon.socket)
 
 
 @requires("munged")
