@@ -123,7 +123,10 @@ _SCHEMAS: dict[str, Any] = {
         "properties": {
             "allowed_uids": {**_TEXT, "description": "ids with commas between", "examples": ["1000,1001"]},
             "allowed_gids": {**_TEXT, "description": "ids with commas between"},
-            "private": {"type": "boolean", "description": "false beats the lists"},
+            "private": {
+                "type": "boolean",
+                "description": "false beats the lists; true without lists: the caller alone",
+            },
         },
     },
     "Event": {
@@ -277,7 +280,7 @@ _PATHS: dict[str, dict[str, Any]] = {
     "/api/acl/{system}/{itype}/{tag}": {
         "get": _operation("who may see a reference", _ACL, who="user", parameters=_REFERENCE),
         "post": _operation(
-            "set who may see a reference (its owner); without lists everybody",
+            "set who may see a reference (its owner): lists, two empty ones or private: false for everybody",
             _ACL,
             who="user",
             parameters=_REFERENCE,

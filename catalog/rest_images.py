@@ -8,7 +8,7 @@ from itertools import groupby
 import falcon
 
 from catalog import answer
-from catalog.acl import PUBLIC, Access, ids_from, requested
+from catalog.acl import PUBLIC, Access, AclInvalid, ids_from, requested
 from catalog.callers import Caller
 from catalog.counters import Counters
 from catalog.desk import Desk, NotFound, Refused
@@ -18,16 +18,23 @@ from catalog.record import Record, changed
 from catalog.rest import JSON, Gate, body, send
 from catalog.states import State
 
+ACL_KEYS = ("allowed_uids", "allowed_gids", "private")
 LONGEST_PATH = 4095  # bytes: PATH_MAX of Linux, less its end
 
 
 def asked(given: dict[str, object], caller: Caller) -> Access | None:
-    """The ACL that the body of a pull or import asks for. Raises AclInvalid."""
+    """The ACL that the body of a pull or import asks for; private without lists is for the caller alone. Raises
+    AclInvalid.
+    """
     uids = ids_from(given.get("allowed_uids"), "allowed_uids")
     gids = ids_from(given.get("allowed_gids"), "allowed_gids")
-    if given.get("private") is False:
+    private = given.get("private")
+    if private is not None and not isinstance(private, bool):
+        raise AclInvalid(f"private is {private!r}; it must be true or false")
+    if private is False:
         return None
-    return requested(uids, gids, caller.uid, caller.gid)
+    wanted = requested(uids, gids, caller.uid, caller.gid)
+    return Access(False, frozenset({caller.uid})) if wanted is None and private else wanted
 
 
 class List:
@@ -163,7 +170,13 @@ class Acl:
     def on_post(self, request: falcon.Request, response: falcon.Response, system: str, itype: str, tag: str) -> None:
         caller = self._gate.user(request, system)
         desk = self._gate.desk
-        access = asked(body(request), caller) or PUBLIC
+        given = body(request)
+        # A key with a slip in it, or a body that was lost on the way, must not open a private image.
+        if all(given.get(key) is None for key in ACL_KEYS):
+            raise Refused(
+                'say who may see it: {"allowed_uids": "1000", "allowed_gids": "50"}, or {"private": false} for everybody'
+            )
+        access = asked(given, caller) or PUBLIC
         record = desk.change_access(desk.reference(system, itype, tag), caller, access)
         send(response, {**answer.access_fields(record.access), "owner": record.owner})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -234,9 +235,25 @@ def test_the_owner_changes_the_acl_without_a_pull_and_nobody_else_does(site: InP
     assert site.request("POST", path, CAROL, {"allowed_uids": str(CAROL)}).status_code == 404
     assert site.request("POST", path, ALICE, {"allowed_uids": str(CAROL)}).json["userACL"] == [ALICE, CAROL]
     assert site.node_record(image)["uids"] == [ALICE, CAROL]
-    assert site.request("POST", path, ALICE, {}).json["private"] is False
+    assert site.request("POST", path, ALICE, {"allowed_uids": "", "allowed_gids": ""}).json["private"] is False
     assert site.node_record(image)["public"]
     assert len(site.registry.pulls) == 1
+
+
+@pytest.mark.parametrize("body", [None, {}, {"allowed_uid": "1"}, {"allowed_uids": None}, {"private": "no"}])
+def test_a_slip_in_a_change_of_the_acl_opens_nothing(site: InProcess, body: Any) -> None:
+    site.pulled("secret:1", ALICE, login={"site": "a:pw"}, body={"allowed_uids": str(ALICE)})
+    refused = site.request("POST", f"/api/acl/{SYSTEM}/docker/secret:1", ALICE, body)
+    assert (refused.status_code, status(site, "secret:1", BOB)) == (400, 404)
+
+
+def test_private_without_lists_is_for_the_caller_alone(site: InProcess) -> None:
+    pulled = site.pulled("secret:1", ALICE, login={"site": "a:pw"}, body={"private": True})
+    assert (pulled["private"], pulled["userACL"], pulled["groupACL"]) == (True, [ALICE], [])
+    path = f"/api/acl/{SYSTEM}/docker/secret:1"
+    assert site.request("POST", path, ALICE, {"private": False}).json["private"] is False
+    assert site.request("POST", path, ALICE, {"private": True}).json["userACL"] == [ALICE]
+    assert status(site, "secret:1", BOB) == 404
 
 
 def test_an_owner_removes_an_image_and_nobody_else_does(site: InProcess) -> None:
