@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import ExitStack
 from uuid import UUID
 
 from catalog import reference as references
@@ -19,6 +20,7 @@ from catalog.callers import Caller
 from catalog.config import Configuration, Platform
 from catalog.credential import Credential
 from catalog.domain import ImageReference
+from catalog.failure import PullFailed
 from catalog.image_list import ImageList
 from catalog.leases import Leases
 from catalog.publication import Publication
@@ -340,13 +342,20 @@ class Desk:
 
     def _settled(self, reference: Reference, command: Callable[..., None]) -> Record:
         before = self.images.get(reference)
+        platform = self.platform(reference.system)
         try:
-            record = self.catalog.change(reference, command)
+            with ExitStack() as owing:
+                if before is not None and before.image is not None:
+                    owing.enter_context(self._publication.owing(platform, before.image.id))
+                record = self.catalog.change(reference, command)
+                for image_id in {r.image.id for r in (before, record) if r is not None and r.image is not None}:
+                    self._publication.settle(platform, image_id)
         except NotAllowed as error:
             raise Unfit(str(error)) from None
-        platform = self.platform(reference.system)
-        for image in {r.image.id: r.image for r in (before, record) if r is not None and r.image is not None}.values():
-            self._publication.settle(platform, image)
+        except PullFailed as error:  # the owed note stays
+            raise PullFailed(
+                f"{error}; the change is recorded, and is brought to the nodes as soon as it can be"
+            ) from error
         return record
 
     def _may_change(self, record: Record, caller: Caller) -> bool:

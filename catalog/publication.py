@@ -7,6 +7,7 @@ place and one at a time for each image (a lease), so that two pulls that end tog
 from __future__ import annotations
 
 import logging
+import secrets
 import shutil
 import subprocess
 import time
@@ -16,14 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from cas.errors import StoreError
+from cas.files import sync_directory
 from cas.store import Store
 from catalog import remote
 from catalog.acl import NOBODY, PUBLIC, Access
 from catalog.config import Configuration, Platform
+from catalog.failure import PullFailed
 from catalog.image_list import ImageList
 from catalog.record import Image
+from catalog.states import NotAllowed
 
 log = logging.getLogger("shifter.publication")
+
+_OWED = ".unsettled"
+_PATIENCE = 60.0  # seconds in which a change that is at work settles itself
 
 
 class Publisher(Protocol):
@@ -98,15 +106,56 @@ class Publication:
             if platform.ssh is not None:
                 remote.deliver(platform, place.directory, image, place.store.path(image.object))
 
-    def settle(self, platform: Platform, image: Image) -> None:
-        """After a reference to `image` changed: publishes the union anew, or withdraws what nobody points to or leases."""
-        with self.changing(platform, image.id):
-            if self.access(platform, image.id) is not None:
-                newest = next(r.image for r in self._images.with_image(image.id) if r.image is not None)
+    def settle(self, platform: Platform, image_id: str) -> None:
+        """After a reference to the image changed: publishes the union anew, or withdraws what nobody points to or leases."""
+        with self.changing(platform, image_id):
+            if self.access(platform, image_id) is not None:
+                newest = next(r.image for r in self._images.with_image(image_id) if r.image is not None)
                 self.publish(platform, newest)
-            elif not self._leased(platform, image.id):
-                self._withdraw(platform, image.id)
+            elif not self._leased(platform, image_id):
+                self._withdraw(platform, image_id)
         self._end_leases(platform)
+
+    @contextmanager
+    def owing(self, platform: Platform, image_id: str) -> Iterator[None]:
+        """Around a change to who may run the image and its settling: what a kill, or a far side that is away, leaves undone
+        `pay` does later. A change that is refused (NotAllowed) owes nothing.
+        """
+        place = self.place(platform)
+        note = place.directory / f".{image_id}.{secrets.token_hex(8)}{_OWED}"
+        note.touch()
+        if place.store.sync:
+            sync_directory(place.directory)
+        try:
+            yield
+        except NotAllowed:
+            note.unlink(missing_ok=True)
+            raise
+        note.unlink(missing_ok=True)
+
+    def pay(self, patience: float = _PATIENCE) -> int:
+        """Brings nodes in step with the changes that were not settled `patience` seconds after they began, whichever gateway
+        made them. Returns how many could not be settled now either; each is logged.
+        """
+        left = 0
+        for platform in self._configuration.platforms.values():
+            try:
+                notes = sorted(self.place(platform).directory.glob(f".*{_OWED}"))
+            except OSError as error:
+                log.warning("%s: %s", platform.image_dir, error.strerror)
+                continue
+            for note in notes:
+                try:
+                    if abs(time.time() - note.stat().st_mtime) < patience:
+                        continue
+                    self.settle(platform, note.name.split(".")[1])
+                    note.unlink()
+                except FileNotFoundError:
+                    continue  # another gateway was faster
+                except (PullFailed, StoreError, OSError) as error:
+                    left += 1
+                    log.warning("%s: nodes do not know yet who may run it: %s", note.name.split(".")[1], error)
+        return left
 
     def lease(self, platform: Platform, image_id: str) -> None:
         """A job was submitted that knows the image by its id alone: its file stays for ImageLeaseTime from now.

@@ -76,7 +76,7 @@ def _on_a_host(platform: Platform, steps: Callable[[Ssh, str], None]) -> None:
             return
         except _Unreachable as error:
             said.append(f"{host}: {error}")
-    raise PullFailed(f"cannot copy to {platform.name}: {'; '.join(said)}")
+    raise PullFailed(f"cannot reach {platform.name}: {'; '.join(said)}")
 
 
 def _send_object(ssh: Ssh, host: str, file: Path, target: Path) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Protocol
 from uuid import UUID
 
@@ -38,6 +38,7 @@ log = logging.getLogger("shifter.workers")
 
 _PROGRESS_EVERY = 0.25  # seconds between two writes of byte progress
 _TROUBLE = (PersistenceError, SideTableUnavailable, sqlite3.Error, OSError)  # of a store that will come back
+_SETTLE_EVERY = 20.0  # seconds between two looks for changes that nodes have not seen
 _RETRY_STORE = 1.0  # seconds between two tries to record an outcome while the store is away
 
 
@@ -168,6 +169,7 @@ class Workers:
             for n in range(self._configuration.worker_threads)
         ]
         threads.append(threading.Thread(target=self._heart, name="heart", daemon=True))
+        threads.append(threading.Thread(target=self._settle, name="settle", daemon=True))
         self._threads = threads
         for thread in threads:
             thread.start()
@@ -264,6 +266,15 @@ class Workers:
                 log.warning("cannot reach the store: %s", error)
             self._stop.wait(pause)
 
+    def _settle(self) -> None:
+        """Not the heart's: a far side may take its time."""
+        while not self._stop.is_set():
+            try:
+                self._publication.pay()
+            except _TROUBLE as error:
+                log.warning("cannot reach the store: %s", error)
+            self._stop.wait(_SETTLE_EVERY)
+
     def _notice_lost(self) -> None:
         held = self.leases.table.leases()
         with self._changed:
@@ -344,19 +355,22 @@ class Workers:
             ) from error
 
     def _finish(self, record: Record, image: Image, attempt: int, worker: str) -> None:
-        platform = self._configuration.platforms[record.reference.system]
-        with self._publication.changing(platform, image.id):
+        platform, old = self._configuration.platforms[record.reference.system], record.image
 
-            def complete(reference: ImageReference) -> None:
-                # Published before it is READY: a user who sees READY must be able to run it.
-                access, owner = reference.access_after(image)
-                self._publication.publish(platform, image, access)
-                reference.complete(image, access, owner, self.clock(), worker, attempt=attempt)
+        def complete(reference: ImageReference) -> None:
+            # Published before it is READY: a user who sees READY must be able to run it.
+            access, owner = reference.access_after(image)
+            self._publication.publish(platform, image, access)
+            reference.complete(image, access, owner, self.clock(), worker, attempt=attempt)
 
-            self.record(record.reference, complete)
-        old = record.image
-        if old is not None and old.id != image.id:
-            self._publication.settle(platform, old)
+        with ExitStack() as owing:
+            owing.enter_context(self._publication.owing(platform, image.id))
+            if old is not None and old.id != image.id:
+                owing.enter_context(self._publication.owing(platform, old.id))
+            with self._publication.changing(platform, image.id):
+                self.record(record.reference, complete)
+            if old is not None and old.id != image.id:
+                self._publication.settle(platform, old.id)
 
     def _fail(self, reference: Reference, reason: str, attempt: int, worker: str) -> None:
         log.info("%s: failed: %s", reference, reason)

@@ -152,7 +152,7 @@ def test_a_machine_that_does_not_answer_fails_the_pull_with_its_name(
         site = opened(open_gateway, tmp_path, far, port=port.number)
         failed = site.pulled("bar:1", ALICE)
     assert failed["status"] == "FAILURE"
-    assert failed["status_message"].startswith(f"cannot copy to {SYSTEM}: 127.0.0.1: ")
+    assert failed["status_message"].startswith(f"cannot reach {SYSTEM}: 127.0.0.1: ")
     assert "Connection" in failed["status_message"]
 
 
@@ -180,7 +180,7 @@ def test_a_machine_that_stops_in_the_middle_is_given_up(
         for pid in stopped.read_text().split():
             os.kill(int(pid), signal.SIGKILL)
     assert failed["status"] == "FAILURE"
-    assert failed["status_message"].startswith(f"cannot copy to {SYSTEM}: 127.0.0.1: ")
+    assert failed["status_message"].startswith(f"cannot reach {SYSTEM}: 127.0.0.1: ")
 
 
 def test_a_removed_image_is_withdrawn_there_too(open_gateway: Any, tmp_path: Path, far: Far) -> None:
@@ -199,7 +199,8 @@ def test_a_removal_that_does_not_reach_the_other_machine_says_so_and_a_later_one
     key.rename(far.directory / "away")
     lost = site.request("DELETE", f"/api/image/{SYSTEM}/docker/bar:1", ALICE)
     assert lost.status_code == 502
-    assert f"cannot copy to {SYSTEM}: 127.0.0.1: " in lost.json["error"]
+    assert f"cannot reach {SYSTEM}: 127.0.0.1: " in lost.json["error"]
+    assert "the change is recorded" in lost.json["error"]
     (far.directory / "away").rename(key)
     site.pulled("bar:1", ALICE)
     assert site.request("DELETE", f"/api/image/{SYSTEM}/docker/bar:1", ALICE).status_code == 200
