@@ -10,9 +10,11 @@ conversion as a pull. Kernels mount what comes in: who may import is the adminis
 from __future__ import annotations
 
 import os
+import resource
 import stat
 import struct
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import BinaryIO
 from cas.errors import StoreError
 from cas.store import Store
 from catalog.callers import groups_of
+from catalog.child import wait_for
 from catalog.config import Configuration, Platform
 from catalog.conversion_options import ConversionOptions
 from catalog.failure import PullFailed
@@ -38,6 +41,13 @@ _ALIASES = {"oci": "oci-layout", "oci-archive": "oci-layout", "docker": "docker-
 _SUPERBLOCK = struct.Struct("<IIIIIHHHHHHQQQQQQQQ")
 _MAGIC = 0x73717368
 _NO_TABLE = 2**64 - 1
+
+_READER_LIMITS = {
+    resource.RLIMIT_AS: 2 << 30,  # bytes of memory: about 14 million paths
+    resource.RLIMIT_CPU: 600,  # seconds
+    resource.RLIMIT_FSIZE: 1 << 20,  # bytes of messages
+    resource.RLIMIT_CORE: 0,
+}
 
 
 class ImportJob:
@@ -87,7 +97,7 @@ class ImportJob:
         with store.open_unverified(stored.name) as copy:
             check_squashfs(copy, path)
         watch.stage(Stage.TRANSFER)
-        _check_readable(store.path(stored.name), path)
+        _check_readable(store.path(stored.name), path, watch.check)
         return Image(
             id=stored.name,
             object=stored.name,
@@ -128,12 +138,29 @@ def check_squashfs(source: BinaryIO, path: Path) -> int:
     return length
 
 
-def _check_readable(stored: Path, path: Path) -> None:
-    """Walks all directories of the image, outside the kernel."""
-    done = subprocess.run(["rdsquashfs", "-d", str(stored)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise PullFailed(f"{path} is damaged: {said[-1] if said else f'rdsquashfs ended with {done.returncode}'}")
+def _check_readable(stored: Path, path: Path, check: Callable[[], None]) -> None:
+    """Walks all directories of the image, outside the kernel. check: called meanwhile, ends it by raising."""
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            ["rdsquashfs", "-d", str(stored)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said
+        )
+        with process:
+            try:
+                # A few directories that name each other often make as many paths as the image's maker likes.
+                for limit, most in _READER_LIMITS.items():
+                    resource.prlimit(process.pid, limit, (most, most))
+                status = wait_for(process, check)
+            except BaseException:
+                process.kill()
+                raise
+        if status == 0:
+            return
+        said.seek(0)
+        lines = said.read(4096).decode(errors="replace").strip().splitlines()
+    reason = lines[-1] if lines else f"rdsquashfs ended with {status}"
+    if status < 0 or "out of memory" in reason:
+        raise PullFailed(f"{path} unfolds to more paths than can be walked; make it anew with mksquashfs ({reason})")
+    raise PullFailed(f"{path} is damaged: {reason}")
 
 
 @contextmanager

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import resource
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from catalog import import_job
 from tests.catalog.gateway_fixture import ALICE, BOB, CAROL, SYSTEM, InProcess
 from tests.requires import requires
 
@@ -130,6 +134,38 @@ def test_a_cut_off_or_damaged_squashfs_is_refused(site: InProcess, shared: Path)
     assert "is cut off: it has 200 of" in failure(site, file)
     file.write_bytes(content[:96] + b"\xff" * (len(content) - 96))
     assert f"{file} is damaged" in failure(site, file)
+
+
+def folded(levels: int) -> bytes:
+    """A squashfs of so many directories, each of which names the next one twice: 2 to the power of them paths."""
+    inodes = listings = b""
+    offset = number = 0
+    for level in range(levels):
+        start = len(listings)
+        if level:
+            listings += struct.pack("<III", 1, 0, number)
+            listings += b"".join(struct.pack("<HhHH", offset, 0, 1, 0) + name for name in (b"a", b"b"))
+        offset, number = len(inodes), level + 1
+        directory = (1, 0o755, 0, 0, 0, number, 0, 2, len(listings) - start + 3, start, number + 1)
+        inodes += struct.pack("<HHHHIIIIHHI", *directory)
+    tables = [struct.pack("<H", 0x8000 | len(table)) + table for table in (inodes, listings, bytes(4))]
+    ends = list(itertools.accumulate(map(len, tables), initial=96))
+    none, plain = 2**64 - 1, 0x1 | 0x2 | 0x8 | 0x10 | 0x200
+    head = (0x73717368, levels, 0, 1 << 17, 0, 1, 17, plain, 1, 4, 0)
+    places = (offset, ends[3] + 8, ends[3], none, ends[0], ends[1], none, none)
+    return struct.pack("<IIIIIHHHHHHQQQQQQQQ", *head, *places) + b"".join(tables) + struct.pack("<Q", ends[2])
+
+
+def test_a_squashfs_that_unfolds_without_end_is_refused(
+    site: InProcess, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = shared / "folded"
+    file.write_bytes(folded(4))
+    assert imported(site, file, tag="few:1")["status"] == "READY"
+    site.request("DELETE", f"/api/image/{SYSTEM}/custom/few:1/", ALICE)
+    monkeypatch.setitem(import_job._READER_LIMITS, resource.RLIMIT_AS, 256 << 20)  # as at the real limit, sooner
+    file.write_bytes(folded(60))
+    assert f"{file} unfolds to more paths than can be walked" in failure(site, file)
 
 
 def test_a_squashfs_that_is_written_to_while_it_is_copied_is_refused(
