@@ -43,27 +43,39 @@ def save(system: str, location: str, credential: str) -> str:
     """
     if not location or any(c in location for c in "=\n\r") or ":" in system:
         raise CredentialsError(f"{location!r} is no location: it is empty or contains '=' or a line's end")
+    import fcntl
+    from contextlib import suppress
+
     file = path()
     directory = os.path.dirname(file)
-    kept = [line for line in _lines(file) if (_split(line) or ("", "", ""))[:2] != (system, location)]
-    lines = [*kept, f"{system}:{location}={credential}"]
-    temporary = f"{file}.{os.getpid()}"
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         os.chmod(directory, 0o700)  # an older client may have made it wider
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as stream:
-                stream.write("".join(line + "\n" for line in lines))
-                stream.flush()
-                os.fsync(descriptor)
-            os.replace(temporary, file)
-        except OSError:
-            os.unlink(temporary)
-            raise
+            with suppress(OSError):  # a home without locks: of two logins at one moment one may be lost
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            kept = [line for line in _lines(file) if (_split(line) or ("", "", ""))[:2] != (system, location)]
+            _replace(file, [*kept, f"{system}:{location}={credential}"])
+        finally:
+            os.close(lock)
     except OSError as error:
         raise CredentialsError(f"cannot save the credential in {file}: {error.strerror}") from error
     return file
+
+
+def _replace(file: str, lines: list[str]) -> None:
+    temporary = f"{file}.{os.urandom(8).hex()}"  # hosts that share a home must not meet
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as stream:
+            stream.write("".join(line + "\n" for line in lines))
+            stream.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, file)
+    except OSError:
+        os.unlink(temporary)
+        raise
 
 
 def _split(line: str) -> tuple[str, str, str] | None:

@@ -165,11 +165,15 @@ def login(session: Session) -> int:
 def remove(session: Session) -> int:
     names = [session.parse(text) for text in session.command.arguments]
     answers = []
-    for image in names:
-        answers.append(session.gateway.remove(image.kind, image.tag))
-        if not session.command.has("json"):
-            print(f"removed {image}")
-    return _json(answers) if session.command.has("json") else 0
+    try:
+        for image in names:
+            answers.append(session.gateway.remove(image.kind, image.tag))
+            if not session.command.has("json"):
+                print(f"removed {image}")
+    finally:  # what is gone is said, also when the next one could not be removed
+        if session.command.has("json"):
+            _json(answers)
+    return 0
 
 
 def acl(session: Session) -> int:

@@ -1,4 +1,5 @@
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,13 @@ def test_saving_again_replaces_that_line_only(home: Path) -> None:
     assert credentials.read("other") == {"default": "MUNGE:CCC:"}
     assert "a line of a later version\n" in (home / ".udiRoot" / ".cred").read_text()
     assert [path.name for path in (home / ".udiRoot").iterdir()] == [".cred"]
+
+
+def test_logins_at_the_same_moment_all_last(home: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: credentials.save("mycluster", f"place{n}", f"MUNGE:{n}:"), range(64)))
+    assert credentials.read("mycluster") == {f"place{n}": f"MUNGE:{n}:" for n in range(64)}
+    assert [entry.name for entry in (home / ".udiRoot").iterdir()] == [".cred"]
 
 
 def test_a_file_that_others_may_read_is_not_used_and_the_error_says_what_to_do(home: Path) -> None:

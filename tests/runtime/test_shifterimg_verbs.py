@@ -156,6 +156,12 @@ def test_rm_of_anothers_image_is_status_3_with_the_reason(site: Site, capsys: py
     assert "was pulled by alice" in capsys.readouterr().err
 
 
+def test_rm_that_stops_half_way_tells_programs_what_is_gone(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    with site(lambda asked: (200, {"status": True}) if "/a:1/" in asked.route else (403, {"error": "not yours"})):
+        assert shifterimg.main(["rm", "--json", "a:1", "b:1", "c:1"]) == 3
+    assert json.loads(capsys.readouterr().out) == [{"status": True}]
+
+
 def test_acl_shows_names_and_numbers(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     with site(lambda _: (200, {"private": True, "userACL": [65534, 424242], "groupACL": []})):
         assert shifterimg.main(["acl", "a:1"]) == 0
