@@ -1,6 +1,12 @@
-"""The route of `shifterimg login`: a user's credential is tried at its registry before the user saves it."""
+"""The route of `shifterimg login`: a user's credential is tried at its registry before the user saves it.
+
+It is the one route that waits for a stranger's machine: so only a part of the threads that answer requests may be in it at a
+time, and a registry that is silent stops no look-up.
+"""
 
 from __future__ import annotations
+
+import threading
 
 import falcon
 
@@ -16,11 +22,12 @@ class Login:
     """POST /api/login/S {"location": NAME}, the credential inside the munge credential as for a pull.
 
     200 {"status": true, "location": NAME}; 403 when the registry refuses, 404 for an unknown location, 502 when the
-    registry cannot be asked. Nothing is recorded.
+    registry cannot be asked, 503 while too many others are tried. Nothing is recorded.
     """
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
+        self._places = threading.BoundedSemaphore(max(1, gate.desk.configuration.request_threads // 4))
 
     def on_post(self, request: falcon.Request, response: falcon.Response, system: str) -> None:
         caller = self._gate.user(request, system)
@@ -38,10 +45,17 @@ class Login:
             raise Refused(
                 f"the request holds no credential for {wanted}; send one as authorized_locations, see docs/rest.md"
             )
+        if not self._places.acquire(blocking=False):
+            raise falcon.HTTPServiceUnavailable(
+                description="too many logins are being tried at registries now; try again in a moment",
+                headers={"Retry-After": "2"},
+            )
         try:
             try_login(location, credential)
         except LoginRefused as error:
             raise Forbidden(str(error)) from None
         except PullFailed as error:
             raise falcon.HTTPBadGateway(description=str(error)) from error
+        finally:
+            self._places.release()
         send(response, {"status": True, "location": name})

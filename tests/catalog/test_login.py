@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +116,33 @@ def test_the_route_answers_as_shifterimg_expects(open_gateway: Any, registry: Ly
     assert status == 502
     assert "registry away cannot be reached" in answer["error"]
     assert site.request("POST", f"/api/login/{SYSTEM}/", None, {"location": "hub"}).status_code == 401
+
+
+@requires("munged")
+@requires_root
+def test_a_silent_registry_takes_a_part_of_the_request_threads_only(open_gateway: Any, registry: LyingRegistry) -> None:
+    entered, leave = threading.Semaphore(0), threading.Event()
+
+    def silent(_: Request) -> Answer | None:
+        entered.release()
+        leave.wait(60)
+        return Answer(body=b"{}")
+
+    registry.hook = silent
+    site = open_gateway(Locations={"site": {"remotetype": "dockerv2", "url": registry.url}}, RequestThreads=8)
+
+    def login() -> tuple[int, Any]:
+        answer = site.request("POST", f"/api/login/{SYSTEM}/", ALICE, {"location": "site"}, login={"site": "alice:pw"})
+        return answer.status_code, answer.json
+
+    with ThreadPoolExecutor(2) as users:
+        try:
+            waiting = [users.submit(login) for _ in range(2)]
+            for _ in waiting:
+                assert entered.acquire(timeout=30)
+            status, refused = login()
+            assert (status, "try again" in refused["error"]) == (503, True)
+        finally:
+            leave.set()
+        assert [one.result()[0] for one in waiting] == [200, 200]
+    assert login()[0] == 200
