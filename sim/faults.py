@@ -69,7 +69,7 @@ def strike(scenario: Scenario, nodes: int, draws: Draws) -> Struck:
             loops[who] = fault.devices or scenario.node.max_loop
         elif fault.kind == "clock-skew":
             skew[who] = fault.seconds
-            if fault.node < 0:
+            if fault.node < 0 and draws.struck("fault clock-skew at submission", fault.probability, 1, index)[0]:
                 submit_skew = fault.seconds
         elif fault.kind == "slow-node":
             speed[who] *= fault.factor

@@ -96,6 +96,8 @@ def _command(
             return run(arguments)
         except (ScenarioInvalid, emulation.LaunchFailed, ProbeFailed, plots.NoPlots, FileExistsError) as error:
             print(f"shifter-sim: {error}", file=sys.stderr)
+        except MemoryError:
+            print("shifter-sim: not enough memory for so many nodes, tasks and jobs: choose fewer", file=sys.stderr)
         except OSError as error:
             print(f"shifter-sim: {error.filename}: {error.strerror}: choose another file", file=sys.stderr)
         return 1
@@ -108,7 +110,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter, as section.key=value"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the random draws (%(default)s)")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="of the random draws (%(default)s)")
 
 
 def _emulated(parser: argparse.ArgumentParser) -> None:
@@ -121,6 +123,12 @@ def _emulated(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dir", type=Path, help="a new directory for the site; default: one in /tmp, removed at the end"
     )
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r}: write a whole number, 0 or more")
+    return int(text)
 
 
 def _numbers(text: str) -> list[int]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sim.parameters import FAULT_KINDS, IMPORT_SOURCES, SECTIONS, STRATEGIES, WORKLOADS, Fault, Scenario
+from runtime import plan
+from sim.parameters import FAULT_KINDS, IMPORT_SOURCES, SECTIONS, STEP_SECONDS, STRATEGIES, WORKLOADS, Fault, Scenario
 
 SHIPPED = Path(__file__).parent / "scenarios"
 
@@ -115,6 +117,8 @@ def _typed(where: str, value: Any, kind: type) -> Any:
         return float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ScenarioInvalid(f"{where}: {value} is not a finite number")
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise ScenarioInvalid(
             f"{where}: {value!r} is not {'a number' if kind is float else 'of type ' + kind.__name__}"
@@ -135,6 +139,9 @@ def _section(where: str, kind: type, value: Any) -> Any:
         if isinstance(default, dict):
             if not isinstance(entry, Mapping):
                 raise ScenarioInvalid(f"{where}.{key}: must be a table of step = seconds")
+            for step in entry:
+                if step not in _STEPS:
+                    raise ScenarioInvalid(f'{where}.{key}: unknown step "{step}"{nearest(step, _STEPS)}')
             values[key] = {**default, **{str(k): _positive(f"{where}.{key}.{k}", v) for k, v in entry.items()}}
         else:
             values[key] = _typed(f"{where}.{key}", entry, type(default))
@@ -148,10 +155,12 @@ def _positive(where: str, value: Any) -> float:
     return number
 
 
+#: What `node.step_seconds` may name.
+_STEPS = tuple(dict.fromkeys([*STEP_SECONDS, *plan.VERBS]))
 #: Keys for which 0 has no meaning.
 _AT_LEAST_ONE = {
     "launch": ("nodes", "tasks", "jobs", "images"),
-    "node": ("cores", "max_loop", "loop_attempts"),
+    "node": ("cores", "max_loop", "loop_attempts", "slow_factor"),
     "filesystem": (
         "metadata_rate",
         "metadata_threads",
@@ -182,6 +191,8 @@ def check(scenario: Scenario, where: str) -> None:
                     raise ScenarioInvalid(f"{where}: {section}.{f.name} = {value} is negative")
                 if value == 0 and f.name in _AT_LEAST_ONE.get(section, ()):
                     raise ScenarioInvalid(f"{where}: {section}.{f.name} must be more than 0")
+                if f.metadata["unit"] == "probability" and value > 1:
+                    raise ScenarioInvalid(f"{where}: {section}.{f.name} = {value} is no probability: write 0 to 1")
     words = (
         ("launch.strategy", scenario.launch.strategy, STRATEGIES),
         ("launch.workload", scenario.launch.workload, WORKLOADS),
@@ -191,6 +202,8 @@ def check(scenario: Scenario, where: str) -> None:
     for key, word, allowed in words:
         if word not in allowed:
             raise ScenarioInvalid(f'{where}: {key} = "{word}"{nearest(word, allowed)}: one of {", ".join(allowed)}')
+    for i, fault in enumerate(scenario.faults):
+        _check_fault(f"{where}: fault[{i}]", fault)
     stripes, servers = scenario.filesystem.stripes, scenario.filesystem.data_servers
     if stripes > servers:
         raise ScenarioInvalid(f"{where}: filesystem.stripes = {stripes}, but there are {servers} data servers")
@@ -199,3 +212,38 @@ def check(scenario: Scenario, where: str) -> None:
         raise ScenarioInvalid(
             f"{where}: launch.machine_nodes = {machine} is fewer than the {scenario.launch.nodes} nodes of a job"
         )
+
+
+#: What each kind of fault is described by, beside `kind`; and the key without which it would change nothing.
+_STRIKES_NODE = ("node", "probability")
+FAULT_KEYS: Mapping[str, tuple[str, ...]] = {
+    "node-crash": (*_STRIKES_NODE, "step", "at"),
+    "loop-exhaustion": (*_STRIKES_NODE, "devices"),
+    "corrupt-image": _STRIKES_NODE,
+    "clock-skew": (*_STRIKES_NODE, "seconds"),
+    "slow-node": (*_STRIKES_NODE, "factor"),
+    "gateway-down": ("at", "duration"),
+    "gateway-slow": ("at", "duration", "factor"),
+    "metadata-stall": ("at", "duration"),
+}
+_FAULT_NEEDS = {"clock-skew": "seconds", "slow-node": "factor", "gateway-slow": "factor"}
+
+
+def _check_fault(where: str, fault: Fault) -> None:
+    """A fault that could not strike as it is written is a mistake, and a launch without it would mislead."""
+    keys = FAULT_KEYS[fault.kind]
+    for f in dataclasses.fields(Fault):
+        value = getattr(fault, f.name)
+        if f.name == "kind":
+            continue
+        if value != f.default and f.name not in keys:
+            raise ScenarioInvalid(f"{where}: {fault.kind} has no {f.name}: its keys are {', '.join(keys)}")
+        if value < (-1 if f.name in ("node", "step") else 0) and f.name != "seconds":
+            raise ScenarioInvalid(f"{where}.{f.name} = {value} is negative")
+    if fault.probability > 1:
+        raise ScenarioInvalid(f"{where}.probability = {fault.probability} is no probability: write 0 to 1")
+    needed = _FAULT_NEEDS.get(fault.kind)
+    if needed and getattr(fault, needed) == getattr(Fault(), needed):
+        raise ScenarioInvalid(f"{where}: {fault.kind} changes nothing without {needed}: add it")
+    if "factor" in keys and fault.factor == 0:
+        raise ScenarioInvalid(f"{where}.factor must be more than 0")

@@ -6,12 +6,20 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
+from sim.draws import Draws
+from sim.faults import strike
 from sim.parameters import FAULT_KINDS, STRATEGIES, Fault, Scenario
+from sim.scenario import FAULT_KEYS
 from tests.sim.imagined import PLANS, play
 
 
 def faulty(*faults: Fault) -> Scenario:
     return dataclasses.replace(Scenario(), faults=faults)
+
+
+def with_its_keys(fault: Fault) -> Fault:
+    """The fault with the keys that its kind has, the others as they are when nothing is written."""
+    return Fault(kind=fault.kind, **{key: getattr(fault, key) for key in FAULT_KEYS[fault.kind]})
 
 
 CRASHES = [(p, s) for p, plan in (("true", PLANS.prepare), ("false", PLANS.start)) for s in range(len(plan))]
@@ -75,6 +83,13 @@ def test_a_wrong_clock_fails_the_look_ups_of_that_node() -> None:
     assert play(faults=faulty(Fault(kind="clock-skew", node=1, seconds=900))).outcome.failures == {}
 
 
+def test_clocks_that_are_wrong_by_chance_strike_the_submitting_node_as_often_as_any() -> None:
+    wrong = faulty(Fault(kind="clock-skew", probability=0.1, seconds=900))
+    struck = [strike(wrong, 100, Draws(seed)) for seed in range(200)]
+    assert 5 <= sum(one.submit_skew == 900 for one in struck) <= 40
+    assert 1500 <= sum((one.skew == 900).sum() for one in struck) <= 2500
+
+
 def test_one_slow_node_holds_up_the_last_task_and_not_the_first() -> None:
     slow = play(faults=faulty(Fault(kind="slow-node", node=5, factor=20))).outcome
     usual = play().outcome
@@ -101,9 +116,11 @@ def test_one_slow_node_holds_up_the_last_task_and_not_the_first() -> None:
             node=st.integers(-1, 4),
             probability=st.sampled_from([0.3, 1.0]),
             step=st.integers(-1, 9),
-            factor=st.sampled_from([1.0, 7.0]),
-            seconds=st.sampled_from([0.0, 400.0]),
-        ).filter(lambda f: f.kind != "metadata-stall" or f.duration > 0),
+            factor=st.sampled_from([0.5, 7.0]),
+            seconds=st.sampled_from([-30.0, 400.0]),
+        )
+        .filter(lambda f: f.kind != "metadata-stall" or f.duration > 0)
+        .map(with_its_keys),
         max_size=3,
     ),
     st.integers(0, 2**30),

@@ -90,6 +90,27 @@ def test_a_mistake_is_one_line_and_exit_status_1(
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("seed", ["-3", "1.5", "x", ""])
+def test_a_seed_that_is_no_whole_number_is_refused(seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["launch", "small", f"--seed={seed}"])
+    assert ended.value.code == 2
+    assert f"{seed!r}: write a whole number, 0 or more" in capsys.readouterr().err
+
+
+def test_a_launch_too_big_for_memory_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_big(*_arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("sim.launch.simulate", too_big)
+    assert cli.main(["launch", "small"]) == 1
+    assert capsys.readouterr().err == (
+        "shifter-sim: not enough memory for so many nodes, tasks and jobs: choose fewer\n"
+    )
+
+
 def test_compare_names_what_differs_and_by_how_much(capsys: pytest.CaptureFixture[str]) -> None:
     second = ("--set-second", "launch.strategy=erofs", "--set-second", "launch.prepared=false")
     assert cli.main(["compare", "small", "small", "--nodes", "4", *QUICK, *second]) == 0

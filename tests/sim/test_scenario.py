@@ -33,6 +33,41 @@ def test_a_value_of_the_wrong_kind_is_refused() -> None:
     assert refused({"node": {"cores": 0}}) == "site.toml: node.cores must be more than 0"
 
 
+@pytest.mark.parametrize(
+    ("document", "text"),
+    [
+        ({"filesystem": {"metadata_rate": float("nan")}}, "filesystem.metadata_rate: nan is not a finite number"),
+        ({"slurm": {"hop_seconds": float("inf")}}, "slurm.hop_seconds: inf is not a finite number"),
+        ({"node": {"slow_probability": 2}}, "node.slow_probability = 2.0 is no probability: write 0 to 1"),
+        ({"node": {"slow_factor": 0}}, "node.slow_factor must be more than 0"),
+        ({"node": {"step_seconds": {"bimd": 1e-3}}}, 'node.step_seconds: unknown step "bimd" (did you mean "bind"?)'),
+    ],
+)
+def test_a_value_that_would_give_a_meaningless_launch_is_refused(document: dict[str, object], text: str) -> None:
+    assert refused(document) == f"site.toml: {text}"
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        (
+            {"kind": "node-crash", "duration": 3},
+            ": node-crash has no duration: its keys are node, probability, step, at",
+        ),
+        ({"kind": "metadata-stall", "factor": 3}, ": metadata-stall has no factor: its keys are at, duration"),
+        ({"kind": "slow-node", "node": 1}, ": slow-node changes nothing without factor: add it"),
+        ({"kind": "gateway-slow", "at": 1}, ": gateway-slow changes nothing without factor: add it"),
+        ({"kind": "clock-skew"}, ": clock-skew changes nothing without seconds: add it"),
+        ({"kind": "slow-node", "factor": 0}, ".factor must be more than 0"),
+        ({"kind": "corrupt-image", "probability": 1.5}, ".probability = 1.5 is no probability: write 0 to 1"),
+        ({"kind": "corrupt-image", "node": -2}, ".node = -2 is negative"),
+        ({"kind": "gateway-down", "at": -1}, ".at = -1.0 is negative"),
+    ],
+)
+def test_a_fault_that_could_not_strike_as_written_is_refused(fault: dict[str, object], text: str) -> None:
+    assert refused({"fault": [fault]}) == f"site.toml: fault[0]{text}"
+
+
 def test_a_word_that_is_not_allowed_lists_those_that_are() -> None:
     text = refused({"launch": {"strategy": "squashfuse"}})
     assert text.startswith(
