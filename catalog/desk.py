@@ -240,7 +240,7 @@ class Desk:
                 if record is not None:
                     if record.attempt is not None and record.state.live:
                         return self._join(record, caller, asked, now)
-                    if self._waited(record, caller, now):
+                    if self._waited(record, caller, credential, now):
                         return record
                     if record.state is State.READY and fresh(record, now) and _satisfied(record, caller, asked):
                         self._use(record, caller)
@@ -264,12 +264,18 @@ class Desk:
             lambda image: image.join_pull(now, uid=caller.uid, user=caller.name, gid=caller.gid, asked=asked),
         )
 
-    def _waited(self, record: Record, caller: Caller, now: float) -> bool:
-        """Whether this is the answer that the caller has been waiting for: given once, so that a poll starts nothing."""
+    def _waited(self, record: Record, caller: Caller, credential: Credential | None, now: float) -> bool:
+        """Whether this is the answer that the caller has been waiting for: given once, so that a poll starts nothing.
+
+        Who has a credential is not told that an attempt without one failed: it may have failed for want of that. The next
+        one has it, so this happens once.
+        """
         attempt = record.attempt
         if attempt is None or record.state not in {State.READY, State.FAILURE} or not attempt.took_part(caller.uid):
             return False
         if record.state is State.READY and not _sees(record, caller):
+            return False
+        if record.state is State.FAILURE and credential is not None and not attempt.credentialed:
             return False
         key = (record.reference.uuid, attempt.number, caller.uid)
         if key in self._told or abs(now - attempt.since) > ANSWER_WITHIN:

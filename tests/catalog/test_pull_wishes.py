@@ -187,6 +187,26 @@ def test_an_owner_whom_an_administrator_left_out_of_the_list_may_still_remove_th
     assert site.request("DELETE", f"/api/image/{SYSTEM}/docker/bar:1", ALICE).status_code == 200
 
 
+def test_who_has_a_password_does_not_fail_with_a_pull_that_somebody_began_without_one(site: InProcess) -> None:
+    site.pull("secret:1", BOB)
+    assert site.pull("secret:1", ALICE, login={"site": "a:pw"})["status"] == "INIT"
+    site.work()
+    assert site.pulled("secret:1", ALICE, login={"site": "a:pw"})["status"] == "READY"
+    assert len(site.registry.pulls) == 2
+
+
+def test_a_wrong_password_is_tried_once_however_many_poll(site: InProcess) -> None:
+    site.pull("secret:1", BOB)
+    site.pull("secret:1", ALICE, login={"site": "a:wrong"})
+    site.work()
+    assert site.pull("secret:1", ALICE, login={"site": "a:wrong"})["status"] == "INIT"
+    site.pull("secret:1", CAROL, login={"site": "c:wrong"})
+    site.work()
+    for uid in (ALICE, CAROL):
+        assert site.pull("secret:1", uid, login={"site": "x:wrong"})["status"] == "FAILURE"
+    assert len(site.registry.pulls) == 2
+
+
 def test_who_proves_to_the_registry_that_he_may_read_a_private_image_is_added_to_it(site: InProcess) -> None:
     site.pulled("secret:1", ALICE, login={"site": "a:pw"}, body={"allowed_uids": str(ALICE)})
     site.pulled("secret:1", BOB, login={"site": "b:pw"})
