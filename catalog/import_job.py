@@ -1,10 +1,11 @@
 """Carries an import out: a file that a user prepared becomes an image.
 
-What may be imported is what the asking user could read himself, judged by owners and modes along the path, without
-following links; the gateway may run as root, and must not lend its rights. A squashfs is copied into the store in
-one pass, and refused when it is damaged or carries extended attributes (they could hold file capabilities, and there
-is no way to take them out but to write the image anew). OCI layouts and docker-archives go through the same
-conversion as a pull. Kernels mount what comes in: who may import is the administrator's choice (ImportUsers).
+What may be imported is what the asking user could read himself, judged by owners, modes and access control lists along
+the path (catalog.rights), without following links; the gateway may run as root, and must not lend its rights. A squashfs
+is copied into the store in one pass, and refused when it is damaged or carries extended attributes (they could hold file
+capabilities, and there is no way to take them out but to write the image anew). OCI layouts and docker-archives go
+through the same conversion as a pull. Kernels mount what comes in: who may import is the administrator's choice
+(ImportUsers).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from catalog.failure import PullFailed
 from catalog.layout import pull_layout
 from catalog.publication import Publication
 from catalog.record import Attempt, Image, Record
+from catalog.rights import READ, SEARCH, rights
 from catalog.scratch import scratch
 from catalog.states import Stage
 from catalog.workers import Watch
@@ -110,8 +112,8 @@ class ImportJob:
     def _converted(self, path: Path, descriptor: int, platform: Platform, watch: Watch, attempt: Attempt) -> Image:
         groups = groups_of(attempt.uid, attempt.gid)
 
-        def allowed(found: os.stat_result, right: int) -> None:
-            _need(found, right, attempt.uid, groups, path)
+        def allowed(descriptor: int, right: int) -> None:
+            _need(descriptor, right, attempt.uid, groups, path)
 
         with scratch(self._configuration.expand_directory) as place:
             # By the descriptor: the path's owner could put another file in its place meanwhile.
@@ -173,13 +175,15 @@ def _opened_for(path: Path, attempt: Attempt) -> Iterator[int]:
     try:
         walked = Path("/")
         for part in path.parts[1:]:
-            _need(os.fstat(descriptor), 1, attempt.uid, groups, walked)
+            _need(descriptor, SEARCH, attempt.uid, groups, walked)
             walked /= part
             deeper = _step(descriptor, part, walked)
             os.close(descriptor)
             descriptor = deeper
         found = os.fstat(descriptor)
-        _need(found, 4, attempt.uid, groups, walked)
+        _need(descriptor, READ, attempt.uid, groups, walked)
+        if stat.S_ISDIR(found.st_mode):
+            _need(descriptor, SEARCH, attempt.uid, groups, walked)
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
             raise PullFailed(f"{path} is neither a file nor a directory")
         opened = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
@@ -201,15 +205,7 @@ def _step(directory: int, part: str, walked: Path) -> int:
     return descriptor
 
 
-def _need(found: os.stat_result, right: int, uid: int, groups: frozenset[int], walked: Path) -> None:
-    """Raises PullFailed unless the mode gives `right` (4 read, 1 search) to the user, as the kernel would decide."""
-    if uid == 0:
-        return
-    if found.st_uid == uid:
-        mode = found.st_mode >> 6
-    elif found.st_gid in groups:
-        mode = found.st_mode >> 3
-    else:
-        mode = found.st_mode
-    if not mode & right:
+def _need(descriptor: int, right: int, uid: int, groups: frozenset[int], walked: Path) -> None:
+    """Raises PullFailed unless the user has `right` on the open file, as the kernel would decide."""
+    if not rights(descriptor, uid, groups) & right:
         raise PullFailed(f"{walked} is not yours to read; an import takes only what its user may read")

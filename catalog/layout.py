@@ -29,6 +29,7 @@ from catalog.failure import PullFailed
 from catalog.limits import Limits
 from catalog.manifest import OCI_MANIFEST, Descriptor
 from catalog.resolve import Source, resolve
+from catalog.rights import READ, SEARCH
 from catalog.states import Stage
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def pull_layout(
     options: ConversionOptions,
     *,
     tag: str | None = None,
-    allowed: Allowed = lambda found, right: None,
+    allowed: Allowed = lambda descriptor, right: None,
 ) -> PulledImage:
     """Brings an image in from a file or directory. tag: which of several images in it; needed only then. allowed: asked
     for each directory and file in a directory, as it is opened.
@@ -86,8 +87,8 @@ def pull_layout(
         raise PullFailed(f"{path} cannot be read: {error}") from error
 
 
-Allowed = Callable[[os.stat_result, int], None]
-"""Raises PullFailed when the right (4 read, 1 search) to such a file is not given."""
+Allowed = Callable[[int, int], None]
+"""Raises PullFailed when the right (catalog.rights) to an open file is not given."""
 
 
 class Files(Protocol):
@@ -130,10 +131,10 @@ class _Directory:
                     left += reversed(Path(os.readlink("", dir_fd=here)).parts)
                     os.close(trail.pop())
                 elif stat.S_ISDIR(found.st_mode):
-                    self._allowed(found, 1)
+                    self._allowed(here, SEARCH)
                 elif left or not stat.S_ISREG(found.st_mode):
                     raise FileNotFoundError(name)
-            self._allowed(os.fstat(trail[-1]), 4)
+            self._allowed(trail[-1], READ)
             return os.open(f"/proc/self/fd/{trail[-1]}", os.O_RDONLY | os.O_CLOEXEC)
         finally:
             for fd in trail:
