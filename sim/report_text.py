@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sim.advise import Effect, limit
+from sim.advise import Change, Effect, limit, rescue
 from sim.result import PHASES, Launch
 from sim.station import StationReport
 
@@ -181,13 +181,26 @@ def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _words(change: Change) -> str:
+    return ", ".join(f"{key} = {_plain(value)}" for key, value in ((change.key, change.value), *change.also))
+
+
 def advice(before: Launch, effects: Sequence[Effect], most: int = 8) -> RenderableType:
     """What limits the launch, and the best changes of each kind."""
-    limiting = limit(list(effects))
+    limiting, saving = limit(list(effects)), rescue(list(effects))
     parts: list[RenderableType] = [
         f"{before.nodes} nodes x {before.tasks} tasks: last task after {seconds(before.last_task)}"
     ]
-    if limiting is None:
+    parts += [f"{count} tasks fail: {reason}" for reason, count in before.failures.items()]
+    if saving is not None:
+        parts.append(
+            f"[bold]{_words(saving.change)}[/bold] lets {saving.failed_before - saving.failed_after} of them start."
+        )
+    elif before.failed_tasks:
+        parts.append("None of these changes lets more of them start.")
+    if before.last_task is None:
+        pass  # no time to compare with
+    elif limiting is None:
         parts.append("No single figure limits it: none of them, made twice as good, saves 5%.")
     else:
         parts.append(f"[bold]{limiting.change.key}[/bold] limits it: twice as good saves {limiting.gain:.0%}.")
@@ -198,9 +211,9 @@ def advice(before: Launch, effects: Sequence[Effect], most: int = 8) -> Renderab
         for effect in [e for e in effects if e.change.kind == kind][:most]:
             failed = f"{effect.failed_before} → {effect.failed_after}"
             table.add_row(
-                f"{effect.change.key} = {_plain(effect.change.value)}",
+                _words(effect.change),
                 seconds(effect.after),
-                f"{effect.gain:.0%}",
+                "-" if effect.before is None or effect.after is None else f"{effect.gain:.0%}",
                 failed if effect.failed_before != effect.failed_after else str(effect.failed_after),
             )
         parts += ["", table]

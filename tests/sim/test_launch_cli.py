@@ -127,8 +127,34 @@ def test_advise_names_the_figure_that_limits_the_launch(capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert "filesystem.metadata_rate limits it" in out
     best = json.loads(file.read_text())[0]
-    assert best["change"] == {"key": "imports.source", "value": "image", "kind": "configure"}
+    assert best["change"] == {"key": "imports.source", "value": "image", "kind": "configure", "also": []}
     assert best["gain"] > 0.9
+
+
+def test_advise_for_modules_on_the_file_system_names_the_container_that_brings_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bare = ("--set", "launch.strategy=none", "--set", "imports.files=500", "--set", "imports.source=filesystem")
+    assert cli.main(["advise", "small", "--nodes", "8", *QUICK, *bare]) == 0
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if "launch.strategy = squashfs, imports.source = image" in line)
+    assert int(row.split()[-2].removesuffix("%")) > 50
+    assert "node.plan_cached" not in out  # without a container nobody plans
+
+
+def test_advise_for_a_launch_of_which_nothing_gets_up_says_what_would_let_it_start(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    full = ("--set", "node.max_loop=4", "--set", "node.loops_in_use=4")
+    file = tmp_path / "advice.json"
+    assert cli.main(["advise", "small", "--nodes", "2", *QUICK, *full, "--json", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "8 tasks fail: no free loop device: all 4 are in use (max_loop)" in out
+    assert "lets 8 of them start" in out
+    rescued = {e["change"]["key"]: e for e in json.loads(file.read_text()) if e["failed_after"] == 0}
+    assert rescued["node.max_loop"]["change"]["value"] == 8
+    assert rescued["launch.strategy"]["change"]["value"] in ("erofs", "unpacked")
+    assert rescued["node.max_loop"]["before"] is None
 
 
 def test_parameters_lists_every_one(capsys: pytest.CaptureFixture[str]) -> None:
