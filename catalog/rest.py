@@ -17,6 +17,7 @@ from typing import Any
 import falcon
 from eventsourcing.persistence import PersistenceError
 
+from cas.errors import StoreError
 from catalog.acl import AclInvalid
 from catalog.application import Contended
 from catalog.callers import NOBODY, Caller, Callers, NotAuthenticated
@@ -126,6 +127,12 @@ def _store_away(request: falcon.Request, response: falcon.Response, error: Excep
     fail(request, response, 503, "the gateway cannot reach its store now; try again in a moment")
 
 
+def _disk_fails(request: falcon.Request, response: falcon.Response, error: Exception, params: dict[str, Any]) -> None:
+    log.error("%s %s: %s", request.method, request.path, error, exc_info=error)
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    fail(request, response, 503, f"the gateway cannot use its disk now: {reason}; tell an administrator, and try again")
+
+
 def _unexpected(request: falcon.Request, response: falcon.Response, error: Exception, params: dict[str, Any]) -> None:
     number = secrets.token_hex(4)
     log.error("%s %s: unexpected error %s", request.method, request.path, number, exc_info=error)
@@ -156,6 +163,8 @@ def make_app(routes: Mapping[str, object]) -> falcon.App[falcon.Request, falcon.
     app.set_error_serializer(_http_error)
     # Later handlers are more specific ones: falcon takes the newest that fits.
     app.add_error_handler(Exception, _unexpected)
+    for broken in (OSError, StoreError):
+        app.add_error_handler(broken, _disk_fails)
     for kind in (PersistenceError, SideTableUnavailable, sqlite3.Error):
         app.add_error_handler(kind, _store_away)
     for known in _STATUS:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +276,21 @@ def test_private_without_lists_is_for_the_caller_alone(site: InProcess) -> None:
     assert site.request("POST", path, ALICE, {"private": False}).json["private"] is False
     assert site.request("POST", path, ALICE, {"private": True}).json["userACL"] == [ALICE]
     assert status(site, "secret:1", BOB) == 404
+
+
+def test_a_full_disk_is_the_reason_that_a_change_is_answered_with(
+    site: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.pulled("bar:1", ALICE)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/images/x.json")
+
+    monkeypatch.setattr(site.gateway.publication._publisher, "publish", full)
+    refused = site.request("POST", f"/api/acl/{SYSTEM}/docker/bar:1", ALICE, {"allowed_uids": str(BOB)})
+    assert refused.status_code == 503
+    assert "No space left on device" in refused.json["error"]
+    assert "/images" not in refused.text
 
 
 def test_an_owner_removes_an_image_and_nobody_else_does(site: InProcess) -> None:
