@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from sim import launch, plots, report_text
-from sim.parameters import SECTIONS, STRATEGIES, Scenario
+from sim.parameters import SECTIONS, STRATEGIES, Fault, Scenario
 from sim.result import PHASES, Launch, queue_lengths
-from sim.scenario import ScenarioInvalid, replaced
+from sim.scenario import FAULT_KEYS, ScenarioInvalid, replaced
 
 STYLE = """
 :root { color-scheme: light; }
@@ -157,5 +157,12 @@ def _parameters(scenario: Scenario) -> str:
             value = getattr(part, f.name)
             shown = ", ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, dict) else str(value)
             rows.append((f"{section}.{f.name}", shown, f.metadata["unit"], f.metadata["meaning"]))
+    rows.insert(
+        0, ("configuration", scenario.configuration or "as shipped", "", "the udiRoot.conf that the planner plans with")
+    )
+    for index, fault in enumerate(scenario.faults):
+        for key in ("kind", *FAULT_KEYS[fault.kind]):
+            f = Fault.__dataclass_fields__[key]
+            rows.append((f"fault[{index}].{key}", str(getattr(fault, key)), f.metadata["unit"], f.metadata["meaning"]))
     table = _table(("parameter", "value", "unit", "meaning"), rows, text=(2, 3))
     return f"<details><summary>All parameters</summary>{table}</details>"

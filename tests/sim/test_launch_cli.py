@@ -49,6 +49,21 @@ def test_launch_writes_a_page_that_needs_nothing_beside_itself(tmp_path: Path) -
         assert word in text
 
 
+def test_a_page_shows_the_faults_and_the_configuration_that_it_was_made_with(tmp_path: Path) -> None:
+    from sim import launch, scenario
+
+    site = tmp_path / "<site>.toml"
+    site.write_text(
+        'name = "<b>"\n[launch]\nnodes = 2\ntasks = 2\n[[fault]]\nkind = "slow-node"\nnode = 1\nfactor = 7\n'
+    )
+    slow = scenario.load(str(site))
+    page = report_html.page(slow, [launch.simulate(slow)], seed=0)
+    for row in ("configuration</td><td>as shipped", "fault[0].kind</td><td>slow-node", "fault[0].factor</td><td>7.0"):
+        assert row in page
+    assert "fault[0].devices" not in page
+    assert "<b>" not in page
+
+
 def test_a_page_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
