@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 import tempfile
@@ -19,9 +20,9 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from sim import advise, calibrate, emulation, launch, plots, report_html, report_text, validate
-from sim.parameters import SECTIONS, Scenario, describe
+from sim.parameters import SECTIONS, Fault, Scenario, describe
 from sim.probe import ProbeFailed
-from sim.scenario import ScenarioInvalid, load
+from sim.scenario import FAULT_KEYS, ScenarioInvalid, load
 
 EXAMPLE = """\
 examples:
@@ -188,14 +189,25 @@ def show_compare(arguments: argparse.Namespace) -> int:
 def differences(one: Scenario, other: Scenario) -> list[tuple[str, object, object]]:
     """The parameters in which two scenarios differ, with both values."""
     out: list[tuple[str, object, object]] = []
+    if one.configuration != other.configuration:
+        out.append(("configuration", one.configuration or "as shipped", other.configuration or "as shipped"))
     for section, kind in SECTIONS.items():
         for field in dataclasses.fields(kind):
             a, b = (getattr(getattr(s, section), field.name) for s in (one, other))
             if a != b:
                 out.append((f"{section}.{field.name}", a, b))
-    if one.faults != other.faults:
-        out.append(("faults", len(one.faults), len(other.faults)))
+    for index, (a, b) in enumerate(itertools.zip_longest(one.faults, other.faults)):
+        if a != b:
+            out.append((f"fault[{index}]", _fault(a), _fault(b)))
     return out
+
+
+def _fault(fault: Fault | None) -> str:
+    """A fault in one line: its kind and the keys that were written."""
+    if fault is None:
+        return "none"
+    keys = ((key, getattr(fault, key)) for key in FAULT_KEYS[fault.kind])
+    return " ".join([fault.kind, *(f"{key}={value}" for key, value in keys if value != getattr(Fault(), key))])
 
 
 def show_advice(arguments: argparse.Namespace) -> int:

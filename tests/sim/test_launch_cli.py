@@ -135,6 +135,22 @@ def test_compare_names_what_differs_and_by_how_much(capsys: pytest.CaptureFixtur
     assert any(line.split()[:3] == ["loop", "devices", "a"] for line in out.splitlines())
 
 
+def test_compare_tells_faults_and_configurations_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    conf = tmp_path / "udiRoot.conf"
+    conf.write_bytes((SHIPPED / "udiRoot.conf").read_bytes())
+    one, two = tmp_path / "one.toml", tmp_path / "two.toml"
+    launch = "[launch]\nnodes = 2\ntasks = 2\n[[fault]]\n"
+    one.write_text(f'{launch}kind = "slow-node"\nnode = 1\nfactor = 7\n')
+    two.write_text(
+        f'configuration = "{conf}"\n{launch}kind = "metadata-stall"\nduration = 1\n[[fault]]\nkind = "node-crash"\n'
+    )
+    assert cli.main(["compare", str(one), str(two)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"configuration: as shipped → {conf}" in out
+    assert "fault[0]: slow-node node=1 factor=7.0 → metadata-stall duration=1.0" in out
+    assert "fault[1]: none → node-crash" in out
+
+
 def test_advise_names_the_figure_that_limits_the_launch(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     slow = ("--set", "filesystem.metadata_rate=100", "--set", "imports.files=200", "--set", "imports.source=filesystem")
     file = tmp_path / "advice.json"
