@@ -41,6 +41,13 @@ class _JsonErrorTask(ErrorTask):
 class _Channel(HTTPChannel):
     error_task_class = _JsonErrorTask
 
+    def handle_read(self) -> None:
+        begun, active = self.request, self.last_activity
+        super().handle_read()
+        if begun is not None and self.request is begun:
+            # A request that comes in drops is as old as its first byte: else each drop would hold the connection anew.
+            self.last_activity = active
+
 
 class Server:
     """Serves `app` on host:port (0: a free one, see `port`). Raises OSError when it cannot listen."""

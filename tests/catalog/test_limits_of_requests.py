@@ -84,6 +84,21 @@ def test_a_client_that_never_finishes_its_request_is_cut_off(served: Served) -> 
         assert connection.recv(100) == b""
 
 
+def test_a_client_that_sends_its_request_in_drops_is_cut_off_too(served: Served) -> None:
+    with connected(served) as connection:
+        connection.settimeout(0.2)
+        for drop in f"GET /api/list/{SYSTEM}/ HTTP/1.1\r\nX-Drops: {'a' * 100}".encode():
+            try:
+                connection.sendall(bytes([drop]))
+                assert connection.recv(100) == b""
+                return
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                return
+    raise AssertionError("still connected")
+
+
 def test_a_user_who_asks_too_often_is_told_to_wait_and_others_are_served(open_gateway: Any) -> None:
     site: InProcess = open_gateway(Limits={"RequestsPerSecond": 0.001, "RequestsBurst": 3})
     answers = [site.request("GET", f"/api/list/{SYSTEM}/", ALICE) for _ in range(4)]
