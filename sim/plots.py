@@ -7,6 +7,7 @@ figures give the same bytes: no dates, no random ids.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,8 @@ def curves(
     axes.set_xscale("log")
     if log_y:
         axes.set_yscale("log")
+        low, high = axes.get_ylim()  # curves within one decade would have one tick, or none
+        axes.set_yticks(_ticks(low, high))
     ticks = sorted({p for points in series.values() for p, _ in points})
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.minorticks_off()
@@ -84,6 +87,13 @@ def curves(
     if len(series) > 1:
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return _svg(figure, f"{y} against {x}")
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5 of each decade between two bounds; the decades alone where there are more than three."""
+    steps = (1, 2, 5) if high / low <= 1e3 else (1,)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
 
 
 def timeline(machine: Machine, most: int = 200) -> str:
@@ -112,8 +122,11 @@ def timeline(machine: Machine, most: int = 200) -> str:
         "nodes" if len(rows) == len(record.prolog_begin) else f"{len(rows)} of {len(record.prolog_begin)} nodes"
     )
     axes.grid(visible=False)
+    axes.yaxis.get_major_locator().set_params(integer=True)  # there is no node 2.5
+    axes.set_xlim(left=0)
     axes.set_ylim(-0.5, len(rows) - 0.5)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    if axes.patches:  # else no node came as far as its prolog's end
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return _svg(figure, "timeline of one launch by node")
 
 

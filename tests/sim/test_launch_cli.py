@@ -49,6 +49,25 @@ def test_launch_writes_a_page_that_needs_nothing_beside_itself(tmp_path: Path) -
         assert word in text
 
 
+def test_plots_have_readable_axes() -> None:
+    pytest.importorskip("matplotlib")
+    import re
+
+    from sim import launch, plots, scenario
+
+    def numbers(svg: str) -> list[str]:
+        return re.findall(r"<text[^>]*>(-?[\d.]+)</text>", svg)
+
+    shown = numbers(plots.curves({"a": [(4, 0.13), (16, 0.38)]}, "nodes", "seconds"))
+    assert {"4", "16"} < set(shown)
+    assert len(shown) >= 3, "within one decade the curve has a scale too"
+    small = scenario.load("small", ["launch.tasks=2"])
+    drawn = plots.timeline(launch.play(small, 3).machine)
+    times, nodes = (re.findall(rf'id="{axis}tick_\d+".*?<text[^>]*>(.*?)</text>', drawn, re.S) for axis in "xy")
+    assert float(times[0]) == 0
+    assert all(node.isdigit() for node in nodes) and nodes
+
+
 def test_a_page_shows_the_faults_and_the_configuration_that_it_was_made_with(tmp_path: Path) -> None:
     from sim import launch, scenario
 
