@@ -53,7 +53,7 @@ class Refused(GatewayError):
 
 
 class Broken(GatewayError):
-    """The gateway answered with a failure of its own (5xx), or with something that is no answer."""
+    """The gateway answered with a failure of its own (5xx), with a wish to wait (429), or with something that is no answer."""
 
 
 class Gateway:
@@ -268,6 +268,8 @@ def _classify(status: int, value: object) -> tuple[type[GatewayError], str]:
         return NotFound, reason
     if status in (401, 403):
         return NotAllowed, reason
+    if status == 429:  # the same request is right a moment later, as after a failure of the gateway's
+        return Broken, reason
     return (Refused if 400 <= status < 500 else Broken), reason
 
 

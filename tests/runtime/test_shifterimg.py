@@ -136,6 +136,13 @@ def test_a_pull_outlives_a_gateway_that_restarts(site: Site, capsys: pytest.Capt
     assert "the gateway does not answer, trying again" in capsys.readouterr().out
 
 
+def test_a_pull_goes_on_after_a_poll_that_came_too_soon(site: Site) -> None:
+    answers = [(200, record(status="PULLING")), (429, {"error": "too many requests"}), (200, record(status="READY"))]
+    with site(lambda _: answers.pop(0)):
+        assert shifterimg.main(["pull", "a:1"]) == 0
+    assert answers == []
+
+
 def test_pull_sends_users_and_groups_by_number(site: Site) -> None:
     with site(lambda _: (200, record())) as gateway:
         assert shifterimg.main(["-u", "nobody,4242", "pull", "a:1", "--group=games", "-g7"]) == 0
