@@ -139,7 +139,11 @@ def configuration(scenario: Scenario) -> Udiroot:
     path = Path(scenario.configuration) if scenario.configuration else SHIPPED / "udiRoot.conf"
     try:
         return parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, ConfigInvalid) as error:
+    except OSError as error:
+        raise ScenarioInvalid(f"configuration: {path}: {error.strerror}: name the site's udiRoot.conf") from None
+    except UnicodeDecodeError:
+        raise ScenarioInvalid(f"configuration: {path}: not UTF-8 text: name the site's udiRoot.conf") from None
+    except ConfigInvalid as error:
         raise ScenarioInvalid(f"configuration: {error}") from None
 
 

@@ -51,14 +51,18 @@ def find(name: str) -> Path:
 def load(name: str, overrides: Sequence[str] = ()) -> Scenario:
     """The scenario in a file (or shipped under that name), with `section.key=value` overrides applied.
 
-    Raises ScenarioInvalid.
+    A relative `configuration` is beside the file, wherever the caller stands. Raises ScenarioInvalid.
     """
     path = find(name)
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ScenarioInvalid(f"{path}: not a TOML file: {error}") from error
-    return override(parse(document, str(path)), overrides)
+    scenario = parse(document, str(path))
+    if scenario.configuration:
+        beside = str(path.resolve().parent / scenario.configuration)
+        scenario = dataclasses.replace(scenario, configuration=beside)
+    return override(scenario, overrides)
 
 
 def parse(document: Mapping[str, Any], where: str = "scenario") -> Scenario:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sim import scenario
+from sim import plans, scenario
 from sim.parameters import Fault, Scenario, describe
 
 
@@ -100,6 +100,29 @@ def test_a_file_that_is_not_there_or_not_toml_is_named(tmp_path: Path) -> None:
     bad.write_text("[node\n")
     with pytest.raises(scenario.ScenarioInvalid, match=r"bad\.toml: not a TOML file"):
         scenario.load(str(bad))
+
+
+def test_a_relative_configuration_is_beside_its_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site.toml").write_text('configuration = "conf/udiRoot.conf"\n')
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/udiRoot.conf").write_bytes((scenario.SHIPPED / "udiRoot.conf").read_bytes())
+    monkeypatch.chdir("/")
+    loaded = scenario.load(str(tmp_path / "site.toml"))
+    assert plans.configuration(loaded).path == str(tmp_path / "conf/udiRoot.conf")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(None, "No such file or directory"), (b"udiMount=\xff\n", "not UTF-8 text"), (b"udiMount\n", "line 1: ")],
+)
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, text: str) -> None:
+    conf = tmp_path / "udiRoot.conf"
+    if content is not None:
+        conf.write_bytes(content)
+    with pytest.raises(scenario.ScenarioInvalid) as error:
+        plans.make(scenario.parse({"configuration": str(conf)}))
+    assert str(error.value).startswith(f"configuration: {conf}: {text}")
+    assert "Errno" not in str(error.value)
 
 
 def test_every_parameter_has_a_unit_and_a_meaning() -> None:
