@@ -11,6 +11,7 @@ import json
 import logging
 import secrets
 import sqlite3
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,12 +37,13 @@ JSON = "application/json"
 
 
 class Gate:
-    """Lets requests in: finds the platform and the caller, and counts requests."""
+    """Lets requests in: finds the platform and the caller, and counts requests. `logins`: places for those under way."""
 
     def __init__(self, desk: Desk, callers: Callers, rates: Rates) -> None:
         self.desk = desk
         self._callers = callers
         self._rates = rates
+        self.logins = threading.BoundedSemaphore(max(1, desk.configuration.request_threads // 4))
 
     def platform(self, system: str) -> Platform:
         return self.desk.platform(system)

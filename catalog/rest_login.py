@@ -6,8 +6,6 @@ time, and a registry that is silent stops no look-up.
 
 from __future__ import annotations
 
-import threading
-
 import falcon
 
 from catalog.desk import Forbidden, NotFound, Refused
@@ -27,7 +25,6 @@ class Login:
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        self._places = threading.BoundedSemaphore(max(1, gate.desk.configuration.request_threads // 4))
 
     def on_post(self, request: falcon.Request, response: falcon.Response, system: str) -> None:
         caller = self._gate.user(request, system)
@@ -45,7 +42,7 @@ class Login:
             raise Refused(
                 f"the request holds no credential for {wanted}; send one as authorized_locations, see docs/rest.md"
             )
-        if not self._places.acquire(blocking=False):
+        if not self._gate.logins.acquire(blocking=False):
             raise falcon.HTTPServiceUnavailable(
                 description="too many logins are being tried at registries now; try again in a moment",
                 headers={"Retry-After": "2"},
@@ -57,5 +54,5 @@ class Login:
         except PullFailed as error:
             raise falcon.HTTPBadGateway(description=str(error)) from error
         finally:
-            self._places.release()
+            self._gate.logins.release()
         send(response, {"status": True, "location": name})
