@@ -27,7 +27,8 @@ class Reading:
         self.local = self.strategy in ("broadcast", "node-cache")
         #: whether a program's files are opened one by one on the parallel file system
         self.scattered = self.strategy in ("unpacked", "none")
-        self.source = "filesystem" if self.scattered else self.scenario.imports.source
+        source = self.scenario.imports.source
+        self.source = "filesystem" if self.scattered and source == "image" else source
 
     def open_image(self) -> Process:
         """The image (or the directory it was unpacked to) is opened and its tables read. Raises StartFailed."""
@@ -82,6 +83,9 @@ class Reading:
         if self.source == "image":
             yield from self._from_image(cpu, speed)
         elif self.source == "node-cache":
+            if key not in self.kernel.copies:
+                yield from self.files.copy_to_node(key, p.bytes)
+                self.kernel.copies.add(key)
             yield from self.files.local_read(p.bytes, p.files)
             yield self._cpu(p.files * cpu)
         else:

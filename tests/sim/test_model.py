@@ -175,3 +175,20 @@ def test_a_plan_that_mounted_a_second_image_would_show_in_the_opens_of_a_node() 
     twice = replace(made, start=(made.start[0], *made.start))
     run = play("launch.prepared=false", plan=twice)
     assert run.outcome.image_opens_per_node == 2
+
+
+@pytest.mark.parametrize("strategy", ["none", "squashfs"])
+def test_modules_in_a_node_cache_are_copied_once_a_node_and_opened_there(strategy: str) -> None:
+    modules = ("imports.files=200", "imports.bytes=30000000", f"launch.strategy={strategy}")
+    cached = (*modules, "imports.source=node-cache")
+
+    def moved(*settings: str) -> tuple[int, int]:
+        outcome = play(*settings).outcome
+        return total(outcome, "data"), sum(s.operations for s in outcome.stations if s.name == "metadata server")
+
+    bare, bare_again = moved(*modules[2:]), moved(*modules[2:], "launch.jobs=2")
+    filled, again = moved(*cached), moved(*cached, "launch.jobs=2")
+    assert filled[0] - bare[0] == 6 * 30_000_000
+    assert again[0] - bare_again[0] == 6 * 30_000_000, "the second job finds the copy"
+    assert filled[1] - bare[1] <= 6 * 4, "one archive a node, not a file a module"
+    assert moved(*modules, "imports.source=filesystem")[1] - bare[1] >= 6 * 200 * 4
