@@ -108,6 +108,8 @@ def changes(scenario: Scenario) -> Iterator[Change]:
     yield Change("gateway.threads", scenario.gateway.threads * 2, "configure")
     if scenario.imports.files and scenario.imports.source != "image" and launched.strategy != "none":
         yield Change("imports.source", "image", "configure")
+    if scenario.imports.files and scenario.imports.source != "node-cache":
+        yield Change("imports.source", "node-cache", "configure")
     for key, factor in _IMPROVE:
         section, _, name = key.partition(".")
         value = getattr(getattr(scenario, section), name)

@@ -189,6 +189,7 @@ def test_advise_for_modules_on_the_file_system_names_the_container_that_brings_t
     out = capsys.readouterr().out
     row = next(line for line in out.splitlines() if "launch.strategy = squashfs, imports.source = image" in line)
     assert int(row.split()[-2].removesuffix("%")) > 50
+    assert any(line.startswith("imports.source = node-cache") for line in out.splitlines())
     assert "node.plan_cached" not in out  # without a container nobody plans
 
 
