@@ -1,7 +1,7 @@
 """What an imagined site consists of: every number that the simulation uses, named, with its unit and its meaning.
 
 A parameter is a field of a frozen dataclass here and nowhere else; a scenario file (`sim.scenario`) sets it by the
-same name, and `shifter-sim launch --parameters` prints this table. Times are seconds, sizes bytes, rates a second,
+same name, and `shifter-sim parameters` prints this table. Times are seconds, sizes bytes, rates a second,
 unless the name says more. The defaults are those of a Linux node measured on Debian 12 (see docs/simulation.md,
 "Where the numbers come from").
 """
