@@ -33,16 +33,16 @@ int main(int count, char **words)
     caller_take(environment);
     if (count != 5 || caller.uid != 0 || strcmp(words[1], "--steps") != 0)
         caller.arguments = words + options_parse(count, words, &options);
-    if (options.given['h'] || options.given['H'] || options.given['C']) {
-        if (geteuid() == 0)
-            become_user();
+    bool help = options.given['h'] || options.given['H'] || options.given['C'];
+    caller.rootless = options.given['u'] || geteuid() != 0;
+    if (geteuid() == 0 && (help || caller.rootless))
+        become_user();
+    if (help)
         planner_help(options.given['C'] ? "check" : "help", options.given['H'] ? "version" : "main");
-    }
     if (caller.uid == 0 && count == 5 && strcmp(words[1], "--steps") == 0)
         execute_for_root(words + 2);
     if (caller.uid == 0)
         fail("running as root: a container is a user's: run shifter as that user");
-    caller.rootless = options.given['u'] || geteuid() != 0;
     caller_signals(true);
     if (caller.rootless)
         rootless_enter();

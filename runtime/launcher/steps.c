@@ -1,7 +1,7 @@
 /* The table of verbs: how many fields each has, as whom and when it may run. Anything else ends the start. */
 #include "shifter.h"
 
-enum { BEFORE = 1, AFTER = 2 }; /* giving up privilege */
+enum { BEFORE = 1, AFTER = 2, ROOTLESS = 4 }; /* giving up privilege; ROOTLESS: only where there never was any */
 static bool dropped;
 
 static void drop(char **f)
@@ -30,7 +30,7 @@ static const struct {
 } verbs[] = {
     {"image", "root", 4, 4, BEFORE, image_open},
     {"local", "user", 1, 1, BEFORE, mount_local},
-    {"fuse", "user", 3, 3, BEFORE, rootless_fuse},
+    {"fuse", "user", 3, 3, BEFORE | ROOTLESS, rootless_fuse},
     {"sync", "root", 0, 0, BEFORE, planner_answer},
     {"begin", "root", 3, 3, BEFORE, root_begin},
     {"join", "root", 2, 2, BEFORE, root_join},
@@ -66,7 +66,8 @@ void step_run(struct record *step)
     int fields = step->count - 2;
     for (size_t i = 0; fields >= 0 && i < sizeof verbs / sizeof *verbs; i++)
         if (strcmp(verbs[i].verb, step->field[0]) == 0 && strcmp(verbs[i].whom, step->field[1]) == 0 &&
-            fields >= verbs[i].least && fields <= verbs[i].most && verbs[i].when & (dropped ? AFTER : BEFORE)) {
+            fields >= verbs[i].least && fields <= verbs[i].most && verbs[i].when & (dropped ? AFTER : BEFORE) &&
+            (caller.rootless || !(verbs[i].when & ROOTLESS))) {
             verbs[i].run(step->field + 2);
             return;
         }

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,10 +121,24 @@ def test_the_privileged_part_reads_in_one_sitting() -> None:
     assert 0 < lines < 1200
 
 
+@requires_root
+@requires("gcc")
+def test_a_step_of_a_start_without_privilege_is_refused_with_privilege(node: Node) -> None:
+    ours, theirs = socket.socketpair()
+    argv = [str(node.directory / "bin/shifter"), "--steps", "65534", "65534", ""]
+    with ours, theirs, subprocess.Popen(argv, stdin=theirs, stderr=subprocess.PIPE, text=True) as launcher:
+        theirs.close()
+        ours.sendall(plan.encode(plan.Fuse("/bin/true", "/images/a.squashfs", str(node.directory / "udiMount"))))
+        ours.close()
+        _, said = launcher.communicate(timeout=30)
+    assert launcher.returncode == 1
+    assert "unknown or misplaced step fuse" in said
+
+
 def test_what_never_runs_with_privilege_makes_no_privileged_call() -> None:
     for source in (LAUNCHER / "user").glob("*.c"):
         assert not re.search(
-            r"\b(setresuid|setfsuid|chroot|as_root|run_as_root|move_mount)\s*\(", source.read_text()
+            r"\b(setresuid|setfsuid|chroot|become_user|as_root|run_as_root|move_mount)\s*\(", source.read_text()
         ), source
 
 
