@@ -8,13 +8,13 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sim import busybox_image, leftovers
-from sim.cluster import Cluster, until
+from sim.cluster import Cluster, ClusterError, until
 from sim.site import Site
 from tests.requires import need, need_root
 
@@ -81,6 +81,18 @@ class Jobs:
         """The state in which a job ended, once its epilogs are done too."""
         until(lambda: not self.cluster.command("squeue", "-h", "-a", "-j", job).strip(), f"job {job} ends", seconds)
         return self.facts(job)["JobState"]
+
+    def cancel(self, job: str) -> None:
+        """Cancels a job and returns when it is over; once more while a requeue that was on its way brings it back."""
+
+        def gone() -> bool:
+            if self.cluster.command("squeue", "-h", "-a", "-j", job).strip():
+                with suppress(ClusterError):  # it ended meanwhile
+                    self.cluster.command("scancel", job)
+                return False
+            return True
+
+        until(gone, f"job {job} is cancelled", 60.0)
 
     def wait_state(self, job: str, state: str, seconds: float = 30.0) -> None:
         until(lambda: self.facts(job)["JobState"] == state, f"job {job} is {state}", seconds)

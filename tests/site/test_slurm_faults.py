@@ -177,8 +177,7 @@ def test_a_full_var_drains_the_node_with_the_reason(jobs: Jobs) -> None:
     job = jobs.sbatch("srun shifter hostname", "-N1", "--nodelist=n1", *JOIN)
     until(lambda: "drain" in jobs.reasons()["n1"], "the node is drained")
     assert "No space left on device" in jobs.reasons()["n1"]
-    jobs.cluster.command("scancel", job)
-    jobs.wait(job)
+    jobs.cancel(job)
     jobs.cluster.on_node("n1", ["mount", "-o", "remount,nr_inodes=100000", str(var)])
     jobs.resume("n1")
     assert jobs.done("srun shifter echo well", "-w", "n1", *JOIN) == "well\n"
