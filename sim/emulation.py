@@ -95,7 +95,10 @@ class Workbench:
         """Cold: every start plans and mounts anew, as the first one on a node does. Else nodes keep image and plan."""
         file = Path(self.configuration)
         lines = [line for line in file.read_text().splitlines() if not line.startswith(("planCache=", "holdLinger="))]
-        file.write_text("\n".join([*lines, *(["planCache=0", "holdLinger=0"] if cold else [])]) + "\n")
+        fresh = file.with_name(f".{file.name}.new")  # an epilog that still runs must not read half a file
+        fresh.write_text("\n".join([*lines, *(["planCache=0", "holdLinger=0"] if cold else [])]) + "\n")
+        fresh.chmod(0o644)
+        fresh.replace(file)
 
     def start(self, command: Sequence[str]) -> float:
         """Seconds from a stamp on this machine to the last stamp of the command that follows it. Raises LaunchFailed."""
