@@ -61,6 +61,9 @@ def check_name(name: str) -> str:
     return name
 
 
+_FLIPS = 3  # looks at both places before an object is said to be in neither
+
+
 class Store:
     """A store in one directory. Instances are cheap, hold no open files, and may be shared by threads and processes."""
 
@@ -227,13 +230,14 @@ class Store:
 
     def open_unverified(self, name: str) -> BinaryIO:
         """The object, opened for reading, as the disk gives it. Raises ObjectMissing."""
-        path = self.path(name)
-        try:
-            return path.open("rb")
-        except FileNotFoundError:
-            raise ObjectMissing(f"object {name} is not in the store {self.root}") from None
-        except OSError as error:
-            raise StoreError(f"reading {path} failed: {error.strerror}") from error
+        while True:
+            path = self.path(name)
+            try:
+                return path.open("rb")
+            except FileNotFoundError:
+                continue  # a gc has just moved it aside: `path` brings it back, or says that it is gone
+            except OSError as error:
+                raise StoreError(f"reading {path} failed: {error.strerror}") from error
 
     def find_sha256(self, digest: str) -> str | None:
         """The name of the object with this SHA-256 (64 hexadecimal digits), or None when it is not here."""
@@ -254,7 +258,9 @@ class Store:
     def size(self, name: str) -> int:
         """Bytes of an object. Raises ObjectMissing."""
         with naming(self._object_path(check_name(name)), "looking at"):
-            return self.path(name).stat().st_size
+            while True:
+                with contextlib.suppress(FileNotFoundError):  # as in open_unverified
+                    return self.path(name).stat().st_size
 
     def names(self) -> Iterator[str]:
         """Every object's name, in no order. Objects put or deleted meanwhile may or may not be among them."""
@@ -317,15 +323,21 @@ class Store:
         """Brings an object back that a gc is about to remove (it judges again before it does). False when there is
         none.
         """
-        try:
-            os.link(self.root / "condemned" / name, self._object_path(name))
-        except FileExistsError:
+        for _ in range(_FLIPS):
+            try:
+                os.link(self.root / "condemned" / name, self._object_path(name))
+            except FileExistsError:
+                return True
+            except FileNotFoundError:
+                if self._object_path(name).exists():
+                    return True
+                continue  # two collections may have moved it there and back between the two looks
+            except OSError as error:
+                raise StoreError(
+                    f"bringing {name} back from {self.root / 'condemned'} failed: {error.strerror}"
+                ) from error
             return True
-        except FileNotFoundError:
-            return self._object_path(name).exists()
-        except OSError as error:
-            raise StoreError(f"bringing {name} back from {self.root / 'condemned'} failed: {error.strerror}") from error
-        return True
+        return False
 
     def _object_path(self, name: str) -> Path:
         return self.root / "objects" / name[:2] / name[2:]
