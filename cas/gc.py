@@ -74,36 +74,40 @@ def collect(
         chosen.append((size, name))
         total -= size
     if not dry_run:
-        condemned = [(size, name) for size, name in chosen if _condemn(store, name)]
-        mine = {name for _, name in condemned}
-        leftovers = [(size, name) for size, name in _left(store) if name not in mine]
-        chosen = _execute(store, [*condemned, *leftovers], needed, cutoff, clock)
+        condemned = _left(store)
+        for size, name in chosen:
+            own = _condemn(store, store.root / "objects" / name[:2] / name[2:], name)
+            if own is not None:
+                condemned.append((size, name, own))
+        chosen = _execute(store, condemned, needed, cutoff, clock)
     temporary = _sweep_temporary(store, stale, dry_run=dry_run)
     freed = sum(size for size, _ in chosen)
     return Collected(tuple(name for _, name in chosen), freed, kept - len(chosen), kept_bytes - freed, temporary)
 
 
-def _condemn(store: Store, name: str) -> bool:
-    path, aside = store.root / "objects" / name[:2] / name[2:], store.root / "condemned" / name
+def _condemn(store: Store, path: Path, name: str) -> Path | None:
+    """Moves a file that holds `name` to a name that this collection alone has; None when another collection was faster."""
+    own = store.root / "condemned" / f"{name}~{os.urandom(8).hex()}"
     with naming(path, "condemning"):
         try:
-            if _status(aside) is not None and aside.samefile(path):
-                # Condemned and brought back before. Renaming one link of a file to another does nothing (rename(2)).
-                aside.unlink(missing_ok=True)
-            path.rename(aside)
+            path.rename(own)
         except FileNotFoundError:
-            return False  # another collection was faster
-    return True
+            return None
+    return own
 
 
 def _execute(
     store: Store,
-    condemned: list[tuple[int, str]],
+    condemned: list[tuple[int, str, Path]],
     needed: Callable[[], Collection[str]],
     cutoff: float,
     clock: Callable[[], float],
 ) -> list[tuple[int, str]]:
-    """Asks again for each condemned object, and removes it or brings it back; returns what was removed."""
+    """Asks again for each condemned object, and removes it or brings it back; returns what was removed.
+
+    The question comes after the files got names of our own: who leased an object before it is heard, who leases one after
+    finds a file that is no longer ours to remove.
+    """
     if not condemned:
         return []
     wanted = set(needed()) | leased_names(store, clock=clock)
@@ -111,26 +115,26 @@ def _execute(
     for link, name in store.sha256_links():
         links.setdefault(name, []).append(link)
     removed = []
-    for size, name in condemned:
-        aside = store.root / "condemned" / name
-        status = _status(aside)
+    for size, name, own in condemned:
+        status = _status(own)
         if status is None:
-            continue
-        if name in wanted or status.st_mtime >= cutoff:
-            store.contains(name)  # brings it back
-            with naming(aside, "bringing back"):
-                aside.unlink(missing_ok=True)
-            continue
+            continue  # another collection has taken it for what a dead one left, and judges it
         path = store.root / "objects" / name[:2] / name[2:]
+        if name in wanted or status.st_mtime >= cutoff:
+            with naming(path, "bringing back"), contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(FileExistsError):
+                    os.link(own, path)
+                own.unlink()
+            continue
         with naming(path, "removing"):
             targets = {}
             for link in links.get(name, []):
                 with contextlib.suppress(FileNotFoundError):  # another collection is at it too
                     targets[link] = link.readlink()
                     link.unlink(missing_ok=True)
-            aside.unlink(missing_ok=True)
+            own.unlink(missing_ok=True)
             if path.exists():
-                # Put again meanwhile. That put may have found the links which are gone now: they were its promise too.
+                # Put or wanted again meanwhile. A put may have found the links which are gone now: they were its promise too.
                 for link, target in targets.items():
                     with contextlib.suppress(FileExistsError):
                         link.symlink_to(target)
@@ -154,14 +158,16 @@ def _sweep_temporary(store: Store, stale: float, *, dry_run: bool) -> int:
     return swept
 
 
-def _left(store: Store) -> list[tuple[int, str]]:
-    """What is condemned already, by a collection that runs or one that died: size and name."""
+def _left(store: Store) -> list[tuple[int, str, Path]]:
+    """What is condemned already, by a collection that runs or one that died, taken over: size, name, file."""
     found = []
     for path in list((store.root / "condemned").iterdir()):
         status = _status(path)
         with contextlib.suppress(NameInvalid):
-            if status is not None:
-                found.append((status.st_size, check_name(path.name)))
+            name = check_name(path.name.partition("~")[0])
+            own = None if status is None else _condemn(store, path, name)
+            if status is not None and own is not None:
+                found.append((status.st_size, name, own))
     return found
 
 

@@ -61,7 +61,7 @@ def check_name(name: str) -> str:
     return name
 
 
-_FLIPS = 3  # looks at both places before an object is said to be in neither
+_FLIPS = 3  # looks at both places before an object is said to be in neither: collections move it to and fro
 
 
 class Store:
@@ -185,17 +185,25 @@ class Store:
         make_directory(link.parent, mode=0o755, sync=self.sync)
         target = f"../../objects/{names.blake3[:2]}/{names.blake3[2:]}"
         with naming(link, "linking"):
-            try:
-                link.symlink_to(target)
-            except FileExistsError:
-                if str(link.readlink()) == target:
-                    return
-                # Left by a damaged store: replace it in one step, readers see the one or the other.
-                fresh = self.temporary(".link")
-                fresh.symlink_to(target)
-                fresh.replace(link)
+            while not self._linked(link, target):
+                pass  # a gc took it between the two looks
         if self.sync:
             sync_directory(link.parent)
+
+    def _linked(self, link: Path, target: str) -> bool:
+        try:
+            link.symlink_to(target)
+        except FileExistsError:
+            try:
+                if str(link.readlink()) == target:
+                    return True
+            except FileNotFoundError:
+                return False
+            # Left by a damaged store: replace it in one step, readers see the one or the other.
+            fresh = self.temporary(".link")
+            fresh.symlink_to(target)
+            fresh.replace(link)
+        return True
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -298,7 +306,7 @@ class Store:
             # Links first: what a link by SHA-256 names must be there, also when the power is cut between the two.
             for link in links:
                 link.unlink(missing_ok=True)
-            for place in (path, self.root / "condemned" / name):
+            for place in (path, *self._condemned(name)):
                 with contextlib.suppress(FileNotFoundError):
                     place.unlink()
                     removed = True
@@ -323,21 +331,26 @@ class Store:
         """Brings an object back that a gc is about to remove (it judges again before it does). False when there is
         none.
         """
+        path = self._object_path(name)
         for _ in range(_FLIPS):
-            try:
-                os.link(self.root / "condemned" / name, self._object_path(name))
-            except FileExistsError:
-                return True
-            except FileNotFoundError:
-                if self._object_path(name).exists():
+            for aside in self._condemned(name):
+                try:
+                    os.link(aside, path)
+                except FileExistsError:
                     return True
-                continue  # two collections may have moved it there and back between the two looks
-            except OSError as error:
-                raise StoreError(
-                    f"bringing {name} back from {self.root / 'condemned'} failed: {error.strerror}"
-                ) from error
-            return True
+                except FileNotFoundError:
+                    continue  # brought back or taken over, by another name, since it was listed
+                except OSError as error:
+                    raise StoreError(f"bringing {name} back from {aside} failed: {error.strerror}") from error
+                return True
+            if path.exists():
+                return True
         return False
+
+    def _condemned(self, name: str) -> list[Path]:
+        """The files that collections have set aside of an object (cas.gc)."""
+        aside = self.root / "condemned"
+        return [aside / entry for entry in _entries(aside) if entry.partition("~")[0] == name]
 
     def _object_path(self, name: str) -> Path:
         return self.root / "objects" / name[:2] / name[2:]
