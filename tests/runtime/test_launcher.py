@@ -43,6 +43,29 @@ def test_mutated_steps_and_options_break_nothing(tmp_path: Path) -> None:
     assert int(done.stdout) > ROUNDS
 
 
+@requires("gcc", "valgrind")
+def test_mutated_steps_and_options_under_valgrind(tmp_path: Path) -> None:
+    seed, program = tmp_path / "seed", tmp_path / "fuzz"
+    seed.write_bytes(b"".join(map(plan.encode, SEED)))
+    sources = [str(LAUNCHER / f"{name}.c") for name in ("wire", "steps", "options", "user/environment")]
+    build = [
+        "gcc",
+        "-g",
+        "-O1",
+        "-D_GNU_SOURCE",
+        "-DDRIVER",
+        "-o",
+        str(program),
+        str(HERE / "fuzz_launcher.c"),
+        *sources,
+    ]
+    subprocess.run(build, check=True)
+    argv = ["valgrind", "-q", "--error-exitcode=9", str(program), str(seed), str(ROUNDS // 100), "11"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) > 0
+
+
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
     with nodes.node() as made:
