@@ -64,6 +64,14 @@ def test_the_file_stays_for_the_job_and_goes_when_the_lease_has_run_out(site: In
     assert list(site.gateway.configuration.platforms[SYSTEM].image_dir.glob("*.lease")) == []
 
 
+def test_the_file_of_an_image_that_expires_stays_for_the_job(site: InProcess) -> None:
+    image = submit(site)
+    there = files(site, image)
+    assert site.request("DELETE", f"/api/expire/{SYSTEM}/docker/bar:1/", 0).json["status"] is True
+    assert files(site, image) == there != []
+    assert site.request("GET", f"/api/lookup/{SYSTEM}/docker/bar:1/", ALICE).status_code == 404
+
+
 def test_a_look_up_that_is_not_a_jobs_keeps_nothing(site: InProcess) -> None:
     image = site.request("GET", f"/api/lookup/{SYSTEM}/docker/bar:1/", ALICE).json["id"]
     remove(site)
