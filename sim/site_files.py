@@ -82,9 +82,11 @@ class Layout:
 
 
 def _make(directory: Path, mode: int) -> None:
-    if not directory.exists():
+    try:
         directory.mkdir(parents=True)
-        directory.chmod(mode)  # whatever the umask
+    except FileExistsError:  # from the last time, or another command was here first: the lock lies in one of these
+        return
+    directory.chmod(mode)  # whatever the umask
 
 
 @dataclass(frozen=True)
