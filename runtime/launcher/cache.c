@@ -23,7 +23,7 @@ static bool load(void)
     const char *loop_mount = config_loop_mount();
     if (!*loop_mount || snprintf(path, sizeof path, "%s/plans", loop_mount) >= (int)sizeof path)
         return false;
-    directory = open(path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    directory = host_directory(path);
     if (directory < 0 || fstat(directory, &status) < 0 || status.st_uid != 0 || status.st_mode & 077)
         return false;
     content = config_read(directory, cache_name, O_NOFOLLOW, &content_size);

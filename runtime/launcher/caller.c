@@ -32,6 +32,7 @@ static int kept_descriptor(void)
 
 void caller_take(char **environment)
 {
+    static gid_t groups[65536]; /* the kernel's NGROUPS_MAX */
     uid_t effective, saved;
     gid_t group, saved_group;
     caller.environment = environment;
@@ -39,18 +40,17 @@ void caller_take(char **environment)
         fail_errno("cannot tell who is calling", "getresuid");
     prctl(PR_SET_DUMPABLE, 0);
     int kept = kept_descriptor();
-    if ((kept > 3 && close_range(3, (unsigned)kept - 1, 0) < 0) || close_range((unsigned)kept + 1, ~0u, 0) < 0)
+    if ((kept > 3 && close_descriptors(3, (unsigned)kept - 1, 0) < 0) || close_descriptors((unsigned)kept + 1, ~0u, 0) < 0)
         fail_errno("cannot close inherited descriptors", "close_range");
-    caller.mask = umask(022);
-    int groups = getgroups(0, NULL);
-    if (groups > 0)
-        caller.groups = grow(NULL, (size_t)groups * sizeof *caller.groups);
-    caller.group_count = groups < 0 ? -1 : getgroups(groups, caller.groups);
+    caller.mask = umask(START_MASK);
+    caller.groups = groups;
+    caller.group_count = getgroups(sizeof groups / sizeof *groups, groups);
     if (caller.group_count < 0)
         fail_errno("cannot read the caller's groups", "getgroups");
     char *directory = get_current_dir_name();
     caller.directory = directory && *directory == '/' ? directory : "";
-    if (effective == 0 && setresgid((gid_t)-1, 0, (gid_t)-1) < 0)
+    caller.privileged = effective == 0;
+    if (caller.privileged && set_gids((gid_t)-1, 0, (gid_t)-1) < 0)
         fail_errno("cannot take root's group", "setresgid");
 }
 
@@ -61,28 +61,28 @@ void caller_unstoppable(bool on)
     sigset_t all;
     sigfillset(&all);
     if (sigprocmask(on ? SIG_BLOCK : SIG_SETMASK, on ? &all : &callers, on ? &callers : NULL) < 0 ||
-        setresuid(on ? 0 : caller.uid, 0, 0) < 0)
+        set_uids(on ? 0 : caller.uid, 0, 0) < 0)
         fail_errno("cannot hold an image", "setresuid");
+}
+
+static void act_as(uid_t uid, gid_t gid)
+{
+    if (caller.rootless)
+        return;
+    setfsgid(gid);
+    setfsuid(uid); /* neither says whether it failed: asked again, they say what is in force */
+    if (setfsuid((uid_t)-1) != (int)uid || setfsgid((gid_t)-1) != (int)gid)
+        fail("cannot act as uid %u: setfsuid: install shifter setuid root", uid);
 }
 
 void as_user(void)
 {
-    if (caller.rootless)
-        return;
-    setfsgid(caller.gid);
-    setfsuid(caller.uid);
-    if (setfsuid((uid_t)-1) != (int)caller.uid || setfsgid((gid_t)-1) != (int)caller.gid)
-        fail("cannot take the caller's rights: setfsuid: report this");
+    act_as(caller.uid, caller.gid);
 }
 
 void as_root(void)
 {
-    if (caller.rootless)
-        return;
-    setfsuid(0);
-    setfsgid(0);
-    if (setfsuid((uid_t)-1) != 0)
-        fail("cannot take root's rights: setfsuid: install shifter setuid root");
+    act_as(0, 0);
 }
 
 void become_user(void)
@@ -91,16 +91,15 @@ void become_user(void)
         ;
     if (errno != EINVAL)
         fail_errno("cannot empty the capability bounding set", "prctl");
-    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-    if (setresgid(caller.gid, caller.gid, caller.gid) < 0 || setresuid(caller.uid, caller.uid, caller.uid) < 0)
+    if (set_gids(caller.gid, caller.gid, caller.gid) < 0 || set_uids(caller.uid, caller.uid, caller.uid) < 0)
         fail_errno("cannot become the caller", "setresuid");
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct none[2] = {{0}};
-    if (syscall(SYS_capset, &header, none) < 0)
+    if (syscall(SYS_capset, &header, none) < 0) /* and with the permitted go the ambient ones */
         fail_errno("cannot drop capabilities", "capset");
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         fail_errno("cannot set no_new_privs", "prctl");
-    if (caller.uid != 0 && (setuid(0) == 0 || setfsuid((uid_t)-1) == 0))
+    if (caller.uid != 0 && (set_uids(0, 0, 0) == 0 || setfsuid((uid_t)-1) == 0))
         fail("privilege is not gone: setuid(0) succeeded: report this");
 }
 
@@ -108,7 +107,7 @@ void run_as_root(char *const command[])
 {
     static char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin", language[] = "LC_ALL=C";
     char *environment[] = {path, language, NULL};
-    if (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0)
+    if (set_gids(0, 0, 0) < 0 || set_uids(0, 0, 0) < 0)
         fail_errno("cannot become root", command[0]);
     execve(command[0], command, environment);
     fail_errno("cannot run", command[0]);

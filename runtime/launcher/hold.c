@@ -13,7 +13,7 @@ static int held(int holds, const char *name)
     if (place < 0)
         return -1;
     int tree = -1;
-    if (statx(place, "", AT_EMPTY_PATH, STATX_TYPE, &status) == 0 && status.stx_attributes & STATX_ATTR_MOUNT_ROOT)
+    if (statx_of(place, "", AT_EMPTY_PATH, STATX_TYPE, &status) == 0 && status.stx_attributes & STATX_ATTR_MOUNT_ROOT)
         tree = open_tree(place, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
     close(place);
     return tree;
@@ -34,7 +34,7 @@ int hold_open(int file, const struct stat *status, char **f)
 {
     char name[128], lock_name[140];
     struct stat directory;
-    int holds = open(f[2], O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int holds = host_directory(f[2]);
     if (holds < 0 || fstat(holds, &directory) < 0)
         fail_errno("cannot hold an image", f[2]);
     if (directory.st_uid != 0 || directory.st_mode & 077)

@@ -34,8 +34,8 @@ int main(int count, char **words)
     if (count != 5 || caller.uid != 0 || strcmp(words[1], "--steps") != 0)
         caller.arguments = words + options_parse(count, words, &options);
     bool help = options.given['h'] || options.given['H'] || options.given['C'];
-    caller.rootless = options.given['u'] || geteuid() != 0;
-    if (geteuid() == 0 && (help || caller.rootless))
+    caller.rootless = options.given['u'] || !caller.privileged;
+    if (caller.privileged && (help || caller.rootless))
         become_user();
     if (help)
         planner_help(options.given['C'] ? "check" : "help", options.given['H'] ? "version" : "main");

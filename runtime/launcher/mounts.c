@@ -75,7 +75,7 @@ static struct mount_attr attributes(const char *flags, bool *recursive)
 
 static void change(int tree, const char *target, struct mount_attr *attr, bool recursive)
 {
-    if (syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0), attr, sizeof *attr) < 0)
+    if (mount_setattr(tree, "", AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0), attr) < 0)
         fail_errno("cannot restrict a mount of the container", target);
 }
 

@@ -68,8 +68,8 @@ void planner_start(const struct record *request)
             fail_errno("cannot start the planner", "dup2");
         if (pair[1] == 3)
             fcntl(3, F_SETFD, 0);
-        close_range(4, ~0u, 0);
-        if ((!caller.rootless && (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0)) ||
+        close_descriptors(4, ~0u, 0);
+        if ((!caller.rootless && (set_gids(0, 0, 0) < 0 || set_uids(0, 0, 0) < 0)) ||
             prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
             fail_errno("cannot start the planner", "setresuid");
         if (!caller.rootless)
@@ -101,9 +101,9 @@ void planner_in_background(const char *module, const char *function)
     if (fork() != 0)
         _exit(0);
     setsid();
-    close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
-    if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0 || setresgid(0, 0, 0) < 0 ||
-        setgroups(0, NULL) < 0 || setresuid(0, 0, 0) < 0 || chdir("/") < 0)
+    close_descriptors(3, ~0u, CLOSE_RANGE_CLOEXEC);
+    if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0 || set_gids(0, 0, 0) < 0 ||
+        setgroups(0, NULL) < 0 || set_uids(0, 0, 0) < 0 || chdir("/") < 0)
         _exit(1);
     exec_python(module, function, false);
 }

@@ -17,7 +17,7 @@ void root_begin(char **f)
         fail_errno("cannot make a mount namespace", "unshare");
     if (ours && mount(NULL, "/", NULL, MS_REC | (strcmp(f[0], "private") == 0 ? MS_PRIVATE : MS_SLAVE), NULL) < 0)
         fail_errno("cannot keep our mounts from the host", "/");
-    mount_fd = open(f[1], O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    mount_fd = host_directory(f[1]);
     if (mount_fd < 0)
         fail_errno("cannot use udiMount", f[1]);
     root_attach(image_fd, "/");
@@ -30,7 +30,7 @@ void root_join(char **f)
 {
     char found[64] = "";
     struct stat status;
-    int root = open(f[0], O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int root = host_directory(f[0]);
     if (root >= 0 && fstat(root, &status) == 0)
         snprintf(found, sizeof found, "%lx:%lx", (unsigned long)status.st_dev, (unsigned long)status.st_ino);
     if (strcmp(found, f[1]) != 0)
@@ -53,6 +53,11 @@ int root_open(int base, const char *path, int flags)
 int host_open(const char *path, int flags)
 {
     return open_how(AT_FDCWD, path, flags, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
+}
+
+int host_directory(const char *path)
+{
+    return openat(AT_FDCWD, path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
 int user_open(const char *path, int flags)

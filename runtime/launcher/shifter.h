@@ -1,16 +1,13 @@
 /* The launcher: the only privileged code that a user can start. It executes typed steps and knows no policy.
  * One file a facility; every failing system call is named with what it was about, and ends the start (fail). */
 #pragma once
+#include "kernel.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
 #include <getopt.h>
 #include <grp.h>
 #include <inttypes.h>
-#include <linux/capability.h>
-#include <linux/close_range.h>
-#include <linux/loop.h>
-#include <linux/openat2.h>
 #include <linux/securebits.h>
 #include <sched.h>
 #include <signal.h>
@@ -24,17 +21,14 @@
 #include <sys/file.h>
 #include <sys/fsuid.h>
 #include <sys/ioctl.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 /* config.c: what is compiled in, because a setuid program must not learn it from its caller */
 extern const char config_path[], libexec_path[], python_path[], program_version[];
@@ -48,6 +42,7 @@ void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void *grow(void *old, size_t size); /* realloc that never fails */
 
 /* caller.c: who started us, and with what; taken once, before anything else */
+#define START_MASK 022 /* of what a start makes */
 struct caller {
     uid_t uid;
     gid_t gid;
@@ -56,7 +51,7 @@ struct caller {
     mode_t mask;
     const char *directory; /* working directory, "" when it is gone */
     char **environment, **arguments; /* arguments: the command, without our options */
-    bool verbose, rootless; /* rootless: no privilege, a user namespace instead */
+    bool verbose, privileged, rootless; /* privileged: started so; rootless: no privilege, a user namespace instead */
 };
 extern struct caller caller;
 void caller_take(char **environment);
@@ -114,6 +109,7 @@ void root_begin(char **f); /* makes the namespace, and the image the root */
 void root_join(char **f);
 int root_open(int base, const char *path, int flags);      /* below base; symbolic links refused; -1 and errno */
 int host_open(const char *path, int flags);                /* a path of root's; symbolic links refused */
+int host_directory(const char *path);                      /* the same; its parents are the site's, its name is no link */
 int user_open(const char *path, int flags);                /* with the caller's rights; magic links refused */
 int root_parent(const char *path, const char **name);      /* the directory of path, in a file system that we made */
 void root_own(int tree);                                   /* notes a file system that we made */

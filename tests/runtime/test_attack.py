@@ -328,6 +328,17 @@ def test_a_start_lives_with_the_callers_limits_or_names_what_it_could_not_do(
         )  # what the command itself cannot live with
 
 
+@pytest.mark.parametrize("files", [0, 2])
+def test_a_start_that_may_open_nothing_names_the_limit(node: Node, files: int) -> None:
+    done = run(
+        node,
+        ["--image=id:tiny", "true"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)),
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "shifter: cannot start: too few files may be open: raise the limit (ulimit -n)\n"
+
+
 @pytest.mark.parametrize("closed", [[0], [1], [2], [0, 1, 2]])
 def test_closed_standard_descriptors_are_not_ours_to_fill(node: Node, closed: list[int]) -> None:
     def close() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtime import plan
-from runtime.install import FLAGS, LAUNCHER, compile_launcher, real_interpreter
+from runtime.install import FLAGS, HOSTS, LAUNCHER, Libc, c_library, compile_launcher, real_interpreter
 from tests.requires import requires, requires_root
 from tests.runtime import node as nodes
 from tests.runtime.node import Node
@@ -103,20 +103,41 @@ def test_starts_under_sanitizers(node: Node) -> None:
     subprocess.run([node.directory / "bin/unsetupRoot"], check=True)
 
 
-@requires("gcc", "readelf")
-def test_the_program_is_static_and_hardened(tmp_path: Path) -> None:
+@requires("gcc", "readelf", "musl-gcc")
+@pytest.mark.parametrize("libc", [c_library(), HOSTS], ids=["musl", "the host's C library"])
+def test_the_program_is_static_and_hardened(tmp_path: Path, libc: Libc) -> None:
     program = tmp_path / "shifter"
     compile_launcher(
-        program, Path("/etc/shifter/udiRoot.conf"), Path("/opt/shifter/libexec/shifter"), real_interpreter()
+        program, Path("/etc/shifter/udiRoot.conf"), Path("/opt/shifter/libexec/shifter"), real_interpreter(), libc=libc
     )
     headers = subprocess.run(["readelf", "-Wldh", str(program)], capture_output=True, text=True, check=True).stdout
+    assert re.search(r"Type: +DYN", headers)  # it can lie anywhere in memory
     assert "INTERP" not in headers
     assert "GNU_RELRO" in headers
-    assert "BIND_NOW" in headers or "NOW" in headers
     stack = next(line for line in headers.splitlines() if "GNU_STACK" in line)
     assert "RWE" not in stack
     for flag in ("-Wall", "-Wextra", "-Werror", "-fstack-protector-strong", "-D_FORTIFY_SOURCE=2"):
         assert flag in FLAGS
+    refused = subprocess.run([program], capture_output=True, text=True, check=False, user=0)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("shifter: running as root")
+
+
+@requires("gcc", "strace", "musl-gcc")
+def test_nothing_of_the_callers_is_read_before_main(tmp_path: Path) -> None:
+    """What the host's C library does before main with GLIBC_TUNABLES and the like cannot happen: between exec and the first call
+    of ours are three of musl's and entry.S, with any environment."""
+    program = tmp_path / "shifter"
+    compile_launcher(program, Path("/etc/shifter/udiRoot.conf"), Path("/l"), real_interpreter())
+    seen = []
+    for environment in ({}, {"GLIBC_TUNABLES": "glibc.malloc.check=3", "LD_DEBUG": "all", "MALLOC_CHECK_": "3"}):
+        argv = ["strace", "-qq", "-e", "signal=none", str(program), "--no-such-option"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)
+        assert "option --no-such-option is not known" in done.stderr
+        calls = re.findall(r"^(\w+)\(", done.stderr, re.MULTILINE)
+        seen.append(calls)
+        assert calls[: calls.index("getresuid")] == ["execve", "prlimit64", "arch_prctl", "set_tid_address"]
+    assert seen[0] == seen[1]
 
 
 def test_the_verbs_of_both_sides_are_the_same_with_the_same_fields() -> None:

@@ -31,7 +31,8 @@ void command_run(char **f)
         fail("no command to run: name one after the options");
     planner_end();
     environ = environment_done();
-    umask(caller.mask);
+    if (caller.mask != START_MASK)
+        umask(caller.mask);
     caller_signals(false);
     execvp(command[0], command);
     say("cannot run %s: %s: is it in the image, and in the container's PATH?", command[0], strerror(errno));

@@ -56,7 +56,7 @@ void rootless_fuse(char **f)
         _exit(1);
     }
     for (int tries = 0; child > 0 && tries < 10000 && waitpid(child, NULL, WNOHANG) == 0; tries++, usleep(500)) {
-        if (statx(AT_FDCWD, place, 0, STATX_TYPE, &status) < 0 || !(status.stx_attributes & STATX_ATTR_MOUNT_ROOT))
+        if (statx_of(AT_FDCWD, place, 0, STATX_TYPE, &status) < 0 || !(status.stx_attributes & STATX_ATTR_MOUNT_ROOT))
             continue;
         image_fd = open_tree(AT_FDCWD, place, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
         if (image_fd < 0)
