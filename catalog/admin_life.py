@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from catalog.admin_session import AdminError, output_options, session, show_json, show_table
 from catalog.callers import user_name
+from catalog.config import Platform
 from catalog.desk import Desk, NotFound, Refused, Wallet
 from catalog.gateway import publication_of
 from catalog.leases import Leases
@@ -45,6 +47,7 @@ def _desk(arguments: argparse.Namespace) -> Iterator[Desk]:
         leases = Leases(opened.side_table, opened.configuration.lease_seconds)
         try:
             publication = publication_of(opened.configuration, opened.images, leases)
+            touched: dict[str, Platform] = {}
             yield Desk(
                 opened.configuration,
                 opened.catalog,
@@ -53,7 +56,15 @@ def _desk(arguments: argparse.Namespace) -> Iterator[Desk]:
                 publication,
                 Wallet(),
                 lambda identity: None,
+                lambda platform: touched.update({platform.name: platform}),
             )
+            for name, platform in touched.items():
+                if publication.pay([platform]):
+                    # Recorded all the same, and why was logged.
+                    print(
+                        f"shifter-admin: the nodes of {name} cannot be told now; a gateway does it later",
+                        file=sys.stderr,
+                    )
         except (NotFound, Refused) as error:
             raise AdminError(str(error)) from None
         finally:

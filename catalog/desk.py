@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import NamedTuple
 from uuid import UUID
 
 from catalog import reference as references
@@ -20,7 +21,6 @@ from catalog.callers import Caller
 from catalog.config import Configuration, Platform
 from catalog.credential import Credential
 from catalog.domain import ImageReference
-from catalog.failure import PullFailed
 from catalog.image_list import ImageList
 from catalog.leases import Leases
 from catalog.publication import Publication
@@ -49,6 +49,13 @@ class Forbidden(Exception):
     """This user has not the right; the text says who has."""
 
 
+class Changed(NamedTuple):
+    """A change that is recorded. unsettled: a sentence when nodes do not know of it yet, else empty."""
+
+    record: Record
+    unsettled: str
+
+
 class Wallet:
     """Registry credentials of running attempts: in memory only, gone with the process."""
 
@@ -70,7 +77,9 @@ class Wallet:
 
 
 class Desk:
-    """Takes wishes. `wake` is called with the identity of a reference for which there is new work."""
+    """Takes wishes. `wake` is called with the identity of a reference for which there is new work, `settle_soon` with a
+    platform whose nodes are to be told of a change.
+    """
 
     def __init__(
         self,
@@ -81,6 +90,7 @@ class Desk:
         publication: Publication,
         wallet: Wallet,
         wake: Callable[[UUID], None],
+        settle_soon: Callable[[Platform], None],
     ) -> None:
         self.configuration = configuration
         self.catalog = catalog
@@ -89,6 +99,7 @@ class Desk:
         self._publication = publication
         self._wallet = wallet
         self._wake = wake
+        self._settle_soon = settle_soon
         self._told: OrderedDict[tuple[UUID, int, int], None] = OrderedDict()
 
     def platform(self, system: str) -> Platform:
@@ -291,7 +302,7 @@ class Desk:
 
     # Change
 
-    def change_access(self, reference: Reference, caller: Caller, access: Access) -> Record:
+    def change_access(self, reference: Reference, caller: Caller, access: Access) -> Changed:
         """Sets who may see `reference`. Raises NotFound, Forbidden, Refused."""
         record = self.known(reference, caller)
         if not self._may_change(record, caller):
@@ -300,7 +311,7 @@ class Desk:
             reference, lambda image: image.change_access(access, self.catalog.clock(), uid=caller.uid, user=caller.name)
         )
 
-    def remove(self, reference: Reference, caller: Caller) -> Record:
+    def remove(self, reference: Reference, caller: Caller) -> Changed:
         """Takes the image of `reference` away. Raises NotFound, Forbidden, Refused."""
         record = self.known(reference, caller)
         if record.state is State.REMOVED:
@@ -312,11 +323,11 @@ class Desk:
             reference, lambda image: image.remove(self.catalog.clock(), by=by, uid=caller.uid, user=caller.name)
         )
 
-    def expire(self, reference: Reference, *, by: str, uid: int | None, user: str) -> Record:
+    def expire(self, reference: Reference, *, by: str, uid: int | None, user: str) -> Changed:
         """Lets an image expire; the caller's right was checked before. Raises Refused."""
         return self._settled(reference, lambda image: image.expire(self.catalog.clock(), by=by, uid=uid, user=user))
 
-    def restore(self, reference: Reference, *, uid: int | None, user: str) -> Record:
+    def restore(self, reference: Reference, *, uid: int | None, user: str) -> Changed:
         """Brings an expired image back. Raises Refused, also when its file is gone."""
         record = self.images.get(reference)
         platform = self.platform(reference.system)
@@ -330,8 +341,8 @@ class Desk:
         horizon = self.catalog.clock() - self.configuration.image_expiration.total_seconds()
         return [record for record in self.images.unused_since(system, horizon) if not record.state.live]
 
-    def expire_if_unused(self, reference: Reference, *, uid: int | None, user: str) -> bool:
-        """Lets an image expire by policy; False when a pull began or somebody used it since it was chosen."""
+    def expire_if_unused(self, reference: Reference, *, uid: int | None, user: str) -> Changed | None:
+        """Lets an image expire by policy; None when a pull began or somebody used it since it was chosen."""
         horizon = self.catalog.clock() - self.configuration.image_expiration.total_seconds()
 
         def command(image: ImageReference) -> None:
@@ -341,28 +352,46 @@ class Desk:
             image.expire(self.catalog.clock(), by="policy", uid=uid, user=user)
 
         try:
-            self._settled(reference, command)
+            return self._settled(reference, command)
         except Refused:
-            return False
-        return True
+            return None
 
-    def _settled(self, reference: Reference, command: Callable[..., None]) -> Record:
+    def unsettled(self, record: Record) -> str:
+        """A sentence when nodes do not know yet who may run the image of `record`, else empty."""
+        platform = self.platform(record.reference.system)
+        if platform.accesstype != "remote" or record.image is None:
+            return ""  # told before the change is answered
+        if not self._publication.owes(platform, record.image.id):
+            return ""
+        return (
+            f"recorded, but not yet told to the nodes of {platform.name}: that follows as soon as they can be reached"
+        )
+
+    def _settled(self, reference: Reference, command: Callable[..., None]) -> Changed:
+        """Records a change and tells the nodes. What lies on other machines is told by somebody else: they may not answer,
+        and a client, and the thread that serves him, would wait for them.
+        """
         before = self.images.get(reference)
         platform = self.platform(reference.system)
+        later = platform.accesstype == "remote"
+        noted = before.image.id if before is not None and before.image is not None else None
         try:
             with ExitStack() as owing:
-                if before is not None and before.image is not None:
-                    owing.enter_context(self._publication.owing(platform, before.image.id))
+                if noted is not None:
+                    owing.enter_context(self._publication.owing(platform, noted, later=later))
                 record = self.catalog.change(reference, command)
-                for image_id in {r.image.id for r in (before, record) if r is not None and r.image is not None}:
-                    self._publication.settle(platform, image_id)
+                touched = {r.image.id for r in (before, record) if r is not None and r.image is not None}
+                for image_id in touched:
+                    if not later:
+                        self._publication.settle(platform, image_id)
+                    elif image_id != noted:  # a pull has ended in between
+                        self._publication.owe(platform, image_id)
         except NotAllowed as error:
             raise Unfit(str(error)) from None
-        except PullFailed as error:  # the owed note stays
-            raise PullFailed(
-                f"{error}; the change is recorded, and is brought to the nodes as soon as it can be"
-            ) from error
-        return record
+        if not later or not touched:
+            return Changed(record, "")
+        self._settle_soon(platform)
+        return Changed(record, f"recorded; the nodes of {platform.name} are told as soon as they can be reached")
 
     def _may_change(self, record: Record, caller: Caller) -> bool:
         owner = record.owner if record.owner is not None else (record.attempt.uid if record.attempt else None)

@@ -103,6 +103,7 @@ class Gateway:
             self.publication,
             self.wallet,
             self.workers.wake,
+            self.workers.settling.soon,
         )
         self.lookups = LookupLog(self.leases.table, clock, on=configuration.metrics)
         mirror = open_mirror(self.catalog.factory, self.images, configuration, self.leases)

@@ -13,7 +13,7 @@ import falcon
 
 from catalog.rest import send
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "number"}
@@ -29,6 +29,11 @@ _TIME = {
 def _missing_or(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, _OR_MISSING]}
 
+
+_UNSETTLED: dict[str, Any] = {
+    "settled": {"const": False, "description": "only there when the nodes do not know of the change yet"},
+    "status_message": {**_TEXT, "description": "beside settled: what is still to be done"},
+}
 
 _SCHEMAS: dict[str, Any] = {
     "Error": {
@@ -116,6 +121,7 @@ _SCHEMAS: dict[str, Any] = {
             "groupACL": _missing_or({"type": "array", "items": _WHOLE}),
             "private": _missing_or({"type": "boolean"}),
             "owner": {"type": ["integer", "null"]},
+            **_UNSETTLED,
         },
     },
     "Lists": {
@@ -152,7 +158,11 @@ _LIST_OF_IMAGES = {
     "required": ["list"],
     "properties": {"list": {"type": "array", "items": {"type": "object"}}},
 }
-_STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": ["boolean", "null"]}}}
+_STATUS = {
+    "type": "object",
+    "required": ["status"],
+    "properties": {"status": {"type": ["boolean", "null"]}, **_UNSETTLED},
+}
 
 
 def _path(name: str, description: str, **schema: Any) -> dict[str, Any]:
@@ -179,7 +189,7 @@ _REFUSALS = {
     "409": "it does not fit the image's state",
     "413": "the body is too large",
     "429": "too many requests",
-    "502": "the registry, or the platform's remote machines, cannot be reached",
+    "502": "the registry cannot be reached",
     "503": "munge or the store does not answer",
 }
 
@@ -285,38 +295,39 @@ _PATHS: dict[str, dict[str, Any]] = {
             who="user",
             parameters=_REFERENCE,
             body=_LISTS,
-            refusals=("403", "409", "413", "502"),
+            refusals=("403", "409", "413"),
         ),
     },
     "/api/image/{system}/{itype}/{tag}": {
         "delete": _operation(
-            "take an image away (its owner)", _STATUS, who="user", parameters=_REFERENCE, refusals=("403", "409", "502")
+            "take an image away (its owner)", _STATUS, who="user", parameters=_REFERENCE, refusals=("403", "409")
         )
     },
     "/api/expire/{system}/{itype}/{tag}": {
-        "delete": _operation(
-            "let an image expire", _STATUS, who="admin", parameters=_REFERENCE, refusals=("409", "502")
-        ),
+        "delete": _operation("let an image expire", _STATUS, who="admin", parameters=_REFERENCE, refusals=("409",)),
         "get": _operation(
             "the same, as old clients ask: false for no administrator, null for no such image",
             _STATUS,
             who="user",
             parameters=_REFERENCE,
-            refusals=("409", "502"),
+            refusals=("409",),
         ),
     },
     "/api/autoexpire/{system}": {
         "get": _operation(
             "let expire what nobody used for ImageExpirationTimeout; false for no administrator",
-            {"type": "object", "required": ["status"], "properties": {"status": {"type": ["array", "boolean"]}}},
+            {
+                "type": "object",
+                "required": ["status"],
+                "properties": {"status": {"type": ["array", "boolean"]}, **_UNSETTLED},
+            },
             who="user",
             parameters=[*_SYSTEM, _query("dry_run", "only say what would expire", {"type": "boolean"})],
-            refusals=("502",),
         )
     },
     "/api/restore/{system}/{itype}/{tag}": {
         "post": _operation(
-            "bring an expired image back", _STATUS, who="admin", parameters=_REFERENCE, refusals=("409", "502")
+            "bring an expired image back", _STATUS, who="admin", parameters=_REFERENCE, refusals=("409",)
         )
     },
     "/api/metrics/{system}": {

@@ -6,12 +6,14 @@ place and one at a time for each image (a lease), so that two pulls that end tog
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,45 +119,66 @@ class Publication:
         self._end_leases(platform)
 
     @contextmanager
-    def owing(self, platform: Platform, image_id: str) -> Iterator[None]:
+    def owing(self, platform: Platform, image_id: str, *, later: bool = False) -> Iterator[None]:
         """Around a change to who may run the image and its settling: what a kill, or a far side that is away, leaves undone
-        `pay` does later. A change that is refused (NotAllowed) owes nothing.
+        `pay` does later; with `later` all of it is left to `pay`. A change that is refused (NotAllowed) owes nothing.
         """
-        place = self.place(platform)
-        note = place.directory / f".{image_id}.{secrets.token_hex(8)}{_OWED}"
-        note.touch()
-        if place.store.sync:
-            sync_directory(place.directory)
+        note = self._note(platform, image_id)
         try:
             yield
         except NotAllowed:
             note.unlink(missing_ok=True)
             raise
-        note.unlink(missing_ok=True)
+        if later:
+            _is_due(note)
+        else:
+            note.unlink(missing_ok=True)
 
-    def pay(self, patience: float = _PATIENCE) -> int:
-        """Brings nodes in step with the changes that were not settled `patience` seconds after they began, whichever gateway
-        made them. Returns how many could not be settled now either; each is logged.
+    def owe(self, platform: Platform, image_id: str) -> None:
+        """Leaves it to `pay` to bring nodes in step with a change that was made."""
+        _is_due(self._note(platform, image_id))
+
+    def owes(self, platform: Platform, image_id: str) -> bool:
+        """Whether there is a change to who may run the image of which nodes do not know yet, as far as this gateway can tell."""
+        return next(self.place(platform).directory.glob(f".{image_id}.*{_OWED}"), None) is not None
+
+    def pay(self, platforms: Iterable[Platform] | None = None, patience: float = _PATIENCE) -> int:
+        """Brings the nodes of `platforms` (all) in step with the changes that are left to it, or were not settled `patience`
+        seconds after they began, whichever gateway made them. Returns how many could not be settled now either; why is
+        logged.
         """
-        left = 0
-        for platform in self._configuration.platforms.values():
+        return sum(self._pay(one, patience) for one in platforms or self._configuration.platforms.values())
+
+    def _pay(self, platform: Platform, patience: float) -> int:
+        due: dict[str, list[Path]] = {}
+        for note in self._notes(platform):
+            with contextlib.suppress(FileNotFoundError):  # settled since it was listed
+                if abs(time.time() - note.stat().st_mtime) >= patience:
+                    due.setdefault(note.name.split(".")[1], []).append(note)
+        left = sum(map(len, due.values()))
+        for image_id, notes in due.items():
             try:
-                notes = sorted(self.place(platform).directory.glob(f".*{_OWED}"))
-            except OSError as error:
-                log.warning("%s: %s", platform.image_dir, error.strerror)
-                continue
-            for note in notes:
-                try:
-                    if abs(time.time() - note.stat().st_mtime) < patience:
-                        continue
-                    self.settle(platform, note.name.split(".")[1])
-                    note.unlink()
-                except FileNotFoundError:
-                    continue  # another gateway was faster
-                except (PullFailed, StoreError, OSError) as error:
-                    left += 1
-                    log.warning("%s: nodes do not know yet who may run it: %s", note.name.split(".")[1], error)
+                self.settle(platform, image_id)
+                for note in notes:
+                    note.unlink(missing_ok=True)  # another gateway may have been faster
+                left -= len(notes)
+            except remote.Away as error:
+                log.warning("%d changes have not reached the nodes: %s", left, error)
+                break  # each further image would cost the time limits of a connection again
+            except (PullFailed, StoreError, OSError) as error:
+                log.warning("%s: nodes do not know yet who may run it: %s", image_id, error)
         return left
+
+    def _note(self, platform: Platform, image_id: str) -> Path:
+        place = self.place(platform)
+        note = place.directory / f".{image_id}.{secrets.token_hex(8)}{_OWED}"
+        note.touch()
+        if place.store.sync:
+            sync_directory(place.directory)
+        return note
+
+    def _notes(self, platform: Platform) -> list[Path]:
+        return sorted(self.place(platform).directory.glob(f".*{_OWED}"))
 
     def lease(self, platform: Platform, image_id: str) -> None:
         """A job was submitted that knows the image by its id alone: its file stays for ImageLeaseTime from now.
@@ -192,6 +215,12 @@ class Publication:
     def _shares(self, platform: Platform, system: str) -> bool:
         other = self._configuration.platforms.get(system)
         return other is not None and other.image_dir == platform.image_dir and other.accesstype == platform.accesstype
+
+
+def _is_due(note: Path) -> None:
+    """Nobody works at it any more: `pay` need not wait."""
+    note.touch()  # if somebody paid while the change was being made, he may have seen what was before it
+    os.utime(note, (0, 0))
 
 
 def stripe(directory: Path, stripes: int | None) -> None:

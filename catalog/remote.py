@@ -26,6 +26,10 @@ _PIECE = 1 << 20
 _NO_CONNECTION = 255  # ssh(1): its own failure, as opposed to the command's
 
 
+class Away(PullFailed):
+    """None of a platform's hosts answers."""
+
+
 class _Unreachable(Exception):
     pass
 
@@ -33,7 +37,7 @@ class _Unreachable(Exception):
 def deliver(platform: Platform, directory: Path, image: Image, file: Path) -> None:
     """Makes `image` visible on `platform`: `file` is its object below the local `directory`. Idempotent.
 
-    Raises PullFailed with the hosts and what they said.
+    Raises PullFailed; Away with the hosts and what they said.
     """
     remote = platform.image_dir
     relative = file.relative_to(directory)
@@ -55,7 +59,7 @@ def deliver(platform: Platform, directory: Path, image: Image, file: Path) -> No
 
 
 def withdraw(platform: Platform, image_id: str) -> None:
-    """Takes an image out of the nodes' sight; its object stays until gc. Raises PullFailed."""
+    """Takes an image out of the nodes' sight; its object stays until gc. Raises as `deliver`."""
     paths = " ".join(
         shlex.quote(str(platform.image_dir / f"{image_id}.{suffix}"))
         for suffix in ("squashfs", "erofs", "json", "meta")
@@ -76,7 +80,7 @@ def _on_a_host(platform: Platform, steps: Callable[[Ssh, str], None]) -> None:
             return
         except _Unreachable as error:
             said.append(f"{host}: {error}")
-    raise PullFailed(f"cannot reach {platform.name}: {'; '.join(said)}")
+    raise Away(f"cannot reach {platform.name}: {'; '.join(said)}")
 
 
 def _send_object(ssh: Ssh, host: str, file: Path, target: Path) -> None:

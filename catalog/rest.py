@@ -24,7 +24,6 @@ from catalog.application import Contended
 from catalog.callers import NOBODY, Caller, Callers, NotAuthenticated
 from catalog.config import Platform
 from catalog.desk import Desk, Forbidden, NotFound, Refused, Unfit
-from catalog.failure import PullFailed
 from catalog.leases import SideTableUnavailable
 from catalog.munge import MungeUnavailable
 from catalog.rates import Rates
@@ -97,6 +96,11 @@ def send(response: falcon.Response, value: object, status: str = falcon.HTTP_200
     response.text = json.dumps(value)
 
 
+def told(unsettled: str) -> dict[str, Any]:
+    """The fields of an answer to a change that say that it has not reached the nodes; none when it has."""
+    return {"settled": False, "status_message": unsettled} if unsettled else {}
+
+
 def fail(request: falcon.Request, response: falcon.Response, status: int, reason: str) -> None:
     """Answers with an error: the one shape that all have."""
     line = falcon.code_to_http_status(status)
@@ -114,7 +118,6 @@ _STATUS: Mapping[type[Exception], int] = {
     Contended: 503,
     NotAuthenticated: 401,
     MungeUnavailable: 503,
-    PullFailed: 502,  # of a change that had to reach a remote platform
 }
 
 

@@ -7,7 +7,7 @@ import falcon
 from catalog.desk import NotFound
 from catalog.leases import Leases
 from catalog.lookup_log import LookupLog
-from catalog.rest import Gate, send
+from catalog.rest import Gate, send, told
 
 
 class Expire:
@@ -28,8 +28,8 @@ class Expire:
         if record is None or not record.usable:
             send(response, {"status": None, "error": f"no image {reference} on {system}"})
             return
-        desk.expire(reference, by="admin", uid=caller.uid, user=caller.name)
-        send(response, {"status": True})
+        changed = desk.expire(reference, by="admin", uid=caller.uid, user=caller.name)
+        send(response, {"status": True} | told(changed.unsettled))
 
     def on_delete(self, request: falcon.Request, response: falcon.Response, system: str, itype: str, tag: str) -> None:
         caller = self._gate.admin(request, system)
@@ -38,8 +38,8 @@ class Expire:
         record = desk.images.get(reference)
         if record is None or not record.usable:
             raise NotFound(f"no image {reference} on {system}")
-        desk.expire(reference, by="admin", uid=caller.uid, user=caller.name)
-        send(response, {"status": True})
+        changed = desk.expire(reference, by="admin", uid=caller.uid, user=caller.name)
+        send(response, {"status": True} | told(changed.unsettled))
 
 
 class AutoExpire:
@@ -54,17 +54,23 @@ class AutoExpire:
             send(response, {"status": False, "error": f"only administrators of {system} may let images expire"})
             return
         dry = request.get_param_as_bool("dry_run", default=False)
-        records = self._gate.desk.expired_by_policy(system)
+        desk = self._gate.desk
+        records, unsettled = desk.expired_by_policy(system), ""
         if not dry:
-            desk = self._gate.desk
-            records = [one for one in records if desk.expire_if_unused(one.reference, uid=caller.uid, user=caller.name)]
+            chosen, records = records, []
+            for record in chosen:
+                changed = desk.expire_if_unused(record.reference, uid=caller.uid, user=caller.name)
+                if changed is not None:
+                    records.append(record)
+                    unsettled = changed.unsettled or unsettled
         send(
             response,
             {
                 "status": [record.image.id for record in records if record.image],
                 "images": [str(record.reference) for record in records],
                 "dry_run": dry,
-            },
+            }
+            | told(unsettled),
         )
 
 
@@ -79,8 +85,8 @@ class Restore:
         desk = self._gate.desk
         reference = desk.reference(system, itype, tag)
         desk.known(reference, caller)
-        desk.restore(reference, uid=caller.uid, user=caller.name)
-        send(response, {"status": True})
+        changed = desk.restore(reference, uid=caller.uid, user=caller.name)
+        send(response, {"status": True} | told(changed.unsettled))
 
 
 class Metrics:

@@ -96,6 +96,10 @@ class Metrics:
                 "SELECT system, sum(size) FROM (SELECT DISTINCT system, object, size FROM records WHERE usable) "
                 "GROUP BY system")),
         )  # fmt: skip
+        yield from _metric(
+            "shifter_changes_unsettled", "gauge", "Changes to who may run an image that could not be told to the nodes.",
+            ((f'system="{name}"', left) for name, left in gateway.workers.settling.left.items()),
+        )  # fmt: skip
         yield from _metric("shifter_disk_free_bytes", "gauge", "Free space where images and layers lie.", self._free())
 
     def _free(self) -> Iterator[tuple[str, float]]:

@@ -15,7 +15,7 @@ from catalog.desk import Desk, NotFound, Refused
 from catalog.leases import Leases, Progress
 from catalog.lookup_log import LookupLog
 from catalog.record import Record, changed
-from catalog.rest import JSON, Gate, body, send
+from catalog.rest import JSON, Gate, body, send, told
 from catalog.states import State
 
 ACL_KEYS = ("allowed_uids", "allowed_gids", "private")
@@ -165,7 +165,7 @@ class Acl:
         caller = self._gate.user(request, system)
         desk = self._gate.desk
         record = desk.known(desk.reference(system, itype, tag), caller)
-        send(response, {**answer.access_fields(record.access), "owner": record.owner})
+        send(response, {**answer.access_fields(record.access), "owner": record.owner} | told(desk.unsettled(record)))
 
     def on_post(self, request: falcon.Request, response: falcon.Response, system: str, itype: str, tag: str) -> None:
         caller = self._gate.user(request, system)
@@ -177,8 +177,8 @@ class Acl:
                 'say who may see it: {"allowed_uids": "1000", "allowed_gids": "50"}, or {"private": false} for everybody'
             )
         access = asked(given, caller) or PUBLIC
-        record = desk.change_access(desk.reference(system, itype, tag), caller, access)
-        send(response, {**answer.access_fields(record.access), "owner": record.owner})
+        record, unsettled = desk.change_access(desk.reference(system, itype, tag), caller, access)
+        send(response, {**answer.access_fields(record.access), "owner": record.owner} | told(unsettled))
 
 
 class Removal:
@@ -190,8 +190,8 @@ class Removal:
     def on_delete(self, request: falcon.Request, response: falcon.Response, system: str, itype: str, tag: str) -> None:
         caller = self._gate.user(request, system)
         desk = self._gate.desk
-        desk.remove(desk.reference(system, itype, tag), caller)
-        send(response, {"status": True})
+        changed = desk.remove(desk.reference(system, itype, tag), caller)
+        send(response, {"status": True} | told(changed.unsettled))
 
 
 def shown(desk: Desk, leases: Leases, record: Record, caller: Caller) -> dict[str, object]:

@@ -32,13 +32,13 @@ from catalog.publication import Publication
 from catalog.record import Attempt, Image, Record
 from catalog.reference import Reference
 from catalog.scratch import sweep
+from catalog.settling import Settling
 from catalog.states import NotAllowed, Stage
 
 log = logging.getLogger("shifter.workers")
 
 _PROGRESS_EVERY = 0.25  # seconds between two writes of byte progress
 _TROUBLE = (PersistenceError, SideTableUnavailable, sqlite3.Error, OSError)  # of a store that will come back
-_SETTLE_EVERY = 20.0  # seconds between two looks for changes that nodes have not seen
 _RETRY_STORE = 1.0  # seconds between two tries to record an outcome while the store is away
 
 
@@ -143,6 +143,7 @@ class Workers:
         self._publication = publication
         self._wallet = wallet
         self._jobs = jobs
+        self.settling = Settling(publication, configuration.platforms.values())
         self._changed = threading.Condition()
         self._waiting: deque[UUID] = deque()
         self._mine: dict[UUID, Watch | None] = {}  # waiting or worked at by this process
@@ -169,7 +170,7 @@ class Workers:
             for n in range(self._configuration.worker_threads)
         ]
         threads.append(threading.Thread(target=self._heart, name="heart", daemon=True))
-        threads.append(threading.Thread(target=self._settle, name="settle", daemon=True))
+        threads += self.settling.threads()
         self._threads = threads
         for thread in threads:
             thread.start()
@@ -181,6 +182,7 @@ class Workers:
         """
         self.stopping = True
         self._stop.set()
+        self.settling.stop()
         with self._changed:
             self._changed.notify_all()
         end = time.monotonic() + patience
@@ -265,15 +267,6 @@ class Workers:
             except _TROUBLE as error:
                 log.warning("cannot reach the store: %s", error)
             self._stop.wait(pause)
-
-    def _settle(self) -> None:
-        """Not the heart's: a far side may take its time."""
-        while not self._stop.is_set():
-            try:
-                self._publication.pay()
-            except _TROUBLE as error:
-                log.warning("cannot reach the store: %s", error)
-            self._stop.wait(_SETTLE_EVERY)
 
     def _notice_lost(self) -> None:
         held = self.leases.table.leases()

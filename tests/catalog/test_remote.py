@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -12,9 +14,12 @@ from typing import Any
 
 import pytest
 
+from catalog import remote
+from catalog.admin import main
 from catalog.publication import stripe
+from catalog.record import changed
 from sim.ports import reserve
-from tests.catalog.gateway_fixture import ALICE, SYSTEM, Content, ImaginedRegistry, InProcess, document, wait_for
+from tests.catalog.gateway_fixture import ALICE, BOB, SYSTEM, Content, ImaginedRegistry, InProcess, document, wait_for
 from tests.requires import find, requires, requires_root
 
 pytestmark = [requires("sshd", "ssh", "scp", "ssh-keygen"), requires_root]
@@ -80,7 +85,7 @@ def far(tmp_path: Path) -> Iterator[Far]:
 
 def opened(open_gateway: Any, tmp_path: Path, far: Far, **ssh: Any) -> InProcess:
     platform = {"accesstype": "remote", "admins": ["root"], "host": ["127.0.0.1"], "ssh": {**far.ssh(), **ssh}}
-    registry = ImaginedRegistry({"bar": Content(), "foo": Content("other")})
+    registry = ImaginedRegistry({"bar": Content(), "foo": Content("other"), "own": Content("private", secret="pw")})
     platforms = {SYSTEM: platform, "other": document(tmp_path)["Platforms"]["other"]}
     site: InProcess = open_gateway(registry, Platforms=platforms)
     return site
@@ -186,25 +191,109 @@ def test_a_machine_that_stops_in_the_middle_is_given_up(
 def test_a_removed_image_is_withdrawn_there_too(open_gateway: Any, tmp_path: Path, far: Far) -> None:
     site = opened(open_gateway, tmp_path, far)
     site.pulled("bar:1", ALICE)
-    site.request("DELETE", f"/api/image/{SYSTEM}/docker/bar:1", ALICE)
-    assert [path.name for path in far.images.iterdir()] == ["cas"]
+    site.gateway.workers.start()
+    assert site.request("DELETE", f"/api/image/{SYSTEM}/docker/bar:1", ALICE).status_code == 200
+    wait_for(lambda: [path.name for path in far.images.iterdir()] == ["cas"], what="the withdrawal")
 
 
-def test_a_removal_that_does_not_reach_the_other_machine_says_so_and_a_later_one_does(
+def told(site: InProcess) -> dict[str, Any]:
+    """What `acl` says of own:1."""
+    answer: dict[str, Any] = site.request("GET", f"/api/acl/{SYSTEM}/docker/own:1", ALICE).json
+    return answer
+
+
+def test_a_change_of_the_acl_is_answered_before_the_other_machine_knows_and_says_so_until_it_does(
+    open_gateway: Any, tmp_path: Path, far: Far
+) -> None:
+    site = opened(open_gateway, tmp_path, far)
+    image = site.pulled("own:1", ALICE, login={"site": "a:pw"}, body={"allowed_uids": f"{ALICE},{BOB}"})["id"]
+    assert "settled" not in told(site)
+    narrowed = site.request("POST", f"/api/acl/{SYSTEM}/docker/own:1", ALICE, {"allowed_uids": str(ALICE)}).json
+    assert (narrowed["userACL"], narrowed["settled"]) == ([ALICE], False)
+    assert narrowed["status_message"] == f"recorded; the nodes of {SYSTEM} are told as soon as they can be reached"
+    record = far.images / f"{image}.json"
+    assert json.loads(record.read_text())["uids"] == sorted({ALICE, BOB})
+    assert told(site)["settled"] is False
+    assert "not yet told to the nodes" in told(site)["status_message"]
+    site.gateway.workers.start()
+    wait_for(lambda: "settled" not in told(site), what="the nodes to be told")
+    assert json.loads(record.read_text())["uids"] == [ALICE]
+
+
+def test_changes_are_answered_though_the_other_machine_takes_connections_and_says_nothing(
+    open_gateway: Any, tmp_path: Path, far: Far
+) -> None:
+    """ssh gives such a machine up after its time limit, which no request may wait for: all of them are answered before
+    anybody has called it.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        site = opened(open_gateway, tmp_path, far)
+        site.pulled("bar:1", ALICE)
+        site.pulled("foo:1", ALICE)
+        platform = site.gateway.configuration.platforms[SYSTEM]
+        assert platform.ssh is not None
+        away = changed(platform, ssh=changed(platform.ssh, port=mute.getsockname()[1]))
+        site.gateway.configuration.platforms[SYSTEM] = away  # type: ignore[index]
+        answers = [
+            site.request("POST", f"/api/acl/{SYSTEM}/docker/bar:1", ALICE, {"private": True}),
+            site.request("DELETE", f"/api/image/{SYSTEM}/docker/bar:1", ALICE),
+            site.request("DELETE", f"/api/expire/{SYSTEM}/docker/foo:1", 0),
+            site.request("POST", f"/api/restore/{SYSTEM}/docker/foo:1", 0),
+            site.request("GET", f"/api/expire/{SYSTEM}/docker/foo:1", 0),
+        ]
+        mute.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            mute.accept()
+    assert [(answer.status_code, answer.json["settled"]) for answer in answers] == [(200, False)] * 5
+
+
+def test_what_is_expired_by_policy_there_says_that_the_machines_are_still_to_be_told(
     open_gateway: Any, tmp_path: Path, far: Far
 ) -> None:
     site = opened(open_gateway, tmp_path, far)
     site.pulled("bar:1", ALICE)
+    site.clock.now += 91 * 86400
+    answer = site.request("GET", f"/api/autoexpire/{SYSTEM}", 0).json
+    assert (answer["images"], answer["settled"]) == (["docker:bar:1"], False)
+    assert site.gateway.publication.pay() == 0
+    assert [path.name for path in far.images.iterdir()] == ["cas"]
+
+
+def test_a_machine_that_is_away_is_tried_once_a_round_and_told_everything_when_it_is_back(
+    open_gateway: Any, tmp_path: Path, far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = opened(open_gateway, tmp_path, far)
+    for tag in ("bar:1", "foo:1"):
+        site.pulled(tag, ALICE)
     key = far.directory / "authorized"
     key.rename(far.directory / "away")
-    lost = site.request("DELETE", f"/api/image/{SYSTEM}/docker/bar:1", ALICE)
-    assert lost.status_code == 502
-    assert f"cannot reach {SYSTEM}: 127.0.0.1: " in lost.json["error"]
-    assert "the change is recorded" in lost.json["error"]
+    for tag in ("bar:1", "foo:1"):
+        assert site.request("DELETE", f"/api/image/{SYSTEM}/docker/{tag}", ALICE).json["settled"] is False
+    connections: list[str] = []
+    run = remote._run
+    monkeypatch.setattr(remote, "_run", lambda ssh, host, command: connections.append(host) or run(ssh, host, command))
+    assert site.gateway.publication.pay() == 2
+    assert connections == ["127.0.0.1"]
     (far.directory / "away").rename(key)
-    site.pulled("bar:1", ALICE)
-    assert site.request("DELETE", f"/api/image/{SYSTEM}/docker/bar:1", ALICE).status_code == 200
+    assert site.gateway.publication.pay() == 0
     assert [path.name for path in far.images.iterdir()] == ["cas"]
+
+
+def test_an_administrator_s_command_tells_the_machines_itself_or_says_that_it_could_not(
+    open_gateway: Any, tmp_path: Path, far: Far, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = opened(open_gateway, tmp_path, far)
+    for tag in ("bar:1", "foo:1"):
+        site.pulled(tag, ALICE)
+    config = tmp_path / "imagemanager.json"
+    platform = {"accesstype": "remote", "admins": ["root"], "host": ["127.0.0.1"], "ssh": far.ssh()}
+    config.write_text(json.dumps(document(tmp_path, Platforms={SYSTEM: platform})))
+    assert main(["--config", str(config), "expire", "bar:1"]) == 0
+    assert capsys.readouterr().err == ""
+    assert len(list(far.images.glob("*.squashfs"))) == 1
+    (far.directory / "authorized").unlink()
+    assert main(["--config", str(config), "expire", "foo:1"]) == 0
+    assert "the nodes of mycluster cannot be told now; a gateway does it later" in capsys.readouterr().err
 
 
 def test_one_gateway_serves_a_local_and_a_remote_platform(open_gateway: Any, tmp_path: Path, far: Far) -> None:
