@@ -87,13 +87,17 @@ class EventStoreChoice:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request or one user may take. bytes, seconds, requests a second; a rate of 0 is no limit."""
+    """What one request, one user, or one address without a credential may take. bytes, seconds, requests a second; a rate
+    of 0 is no limit.
+    """
 
     request_bytes: int = 64 * 1024
     header_bytes: int = 64 * 1024
     request_seconds: float = 30.0
     requests_per_second: float = 1000.0
     requests_burst: float = 10000.0
+    anonymous_per_second: float = 100.0
+    anonymous_burst: float = 1000.0
     connections: int = 1000
 
 
@@ -362,6 +366,8 @@ def _limits(top: Section, warnings: list[str]) -> Limits:
         request_seconds=part.number("RequestSeconds", default.request_seconds, low=0.1),
         requests_per_second=part.number("RequestsPerSecond", default.requests_per_second),
         requests_burst=part.number("RequestsBurst", default.requests_burst, low=1),
+        anonymous_per_second=part.number("AnonymousPerSecond", default.anonymous_per_second),
+        anonymous_burst=part.number("AnonymousBurst", default.anonymous_burst, low=1),
         connections=part.whole("Connections", default.connections, low=1),
     )
     warnings += part.unknown()

@@ -115,7 +115,8 @@ class Gateway:
         self.workers.each_beat = each_beat
         limits = configuration.limits
         rates = Rates(limits.requests_per_second, limits.requests_burst, monotonic)
-        self.gate = Gate(self.desk, Callers(configuration), rates)
+        strangers = Rates(limits.anonymous_per_second, limits.anonymous_burst, monotonic)
+        self.gate = Gate(self.desk, Callers(configuration), rates, strangers)
         self.app = make_app(routes(self))
 
     def close(self) -> None:

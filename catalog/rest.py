@@ -26,7 +26,7 @@ from catalog.config import Platform
 from catalog.desk import Desk, Forbidden, NotFound, Refused, Unfit
 from catalog.leases import SideTableUnavailable
 from catalog.munge import MungeUnavailable
-from catalog.rates import Rates
+from catalog.rates import Rates, network
 from catalog.request_json import parsed
 from catalog.states import NotAllowed
 
@@ -36,12 +36,15 @@ JSON = "application/json"
 
 
 class Gate:
-    """Lets requests in: finds the platform and the caller, and counts requests. `logins`: places for those under way."""
+    """Lets requests in: finds the platform and the caller, and counts requests: by `rates` those of a user, by `strangers`
+    those without a credential. `logins`: places for those under way.
+    """
 
-    def __init__(self, desk: Desk, callers: Callers, rates: Rates) -> None:
+    def __init__(self, desk: Desk, callers: Callers, rates: Rates, strangers: Rates | None = None) -> None:
         self.desk = desk
         self._callers = callers
         self._rates = rates
+        self._strangers = strangers or Rates(0, 0)
         self.logins = threading.BoundedSemaphore(max(1, desk.configuration.request_threads // 4))
 
     def platform(self, system: str) -> Platform:
@@ -51,6 +54,11 @@ class Gate:
         """The caller; somebody who sees what is public when there is no credential. A bad credential is refused."""
         caller = self._callers.authenticate(self.platform(system), request.get_header("authentication"))
         if caller is None:
+            if not self._strangers.allow(network(request.remote_addr)):
+                raise falcon.HTTPTooManyRequests(
+                    description="too many requests without a credential from this address; wait a moment, or send one",
+                    headers={"Retry-After": "1"},
+                )
             return NOBODY
         if not self._rates.allow(caller.uid):
             raise falcon.HTTPTooManyRequests(

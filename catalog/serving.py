@@ -1,17 +1,19 @@
 """The HTTP server: waitress, with its own refusals in JSON too.
 
 Requests are read whole by one thread that never blocks before a worker thread sees them, so a slow client holds no worker;
-what is too large or too slow is refused or cut as the configuration's Limits say.
+what is too large or too slow is refused or cut as the configuration's Limits say. Requests without a credential wait in a
+line of their own: one with a credential never waits behind them.
 """
 
 from __future__ import annotations
 
 import json
+from collections import deque
 from typing import Any
 
 from waitress.channel import HTTPChannel
 from waitress.server import create_server
-from waitress.task import ErrorTask
+from waitress.task import ErrorTask, ThreadedTaskDispatcher
 
 from catalog.config import Configuration
 
@@ -49,13 +51,70 @@ class _Channel(HTTPChannel):
             self.last_activity = active
 
 
+class _Lines(ThreadedTaskDispatcher):
+    """Two lines before the threads: who brings a credential goes first, and all others have `most` threads at a time. So
+    somebody whom nobody knows cannot keep the others out, however much he asks; what he may have is catalog.rates'.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+        self._strangers: deque[Any] = deque()
+        self._served = 0
+
+    def add_task(self, task: Any) -> None:
+        known = "AUTHENTICATION" in task.requests[0].headers
+        with self.lock:
+            (self.queue if known else self._strangers).append(task)
+            self.queue_cv.notify()
+
+    def handler_thread(self, thread_no: int) -> None:
+        """As the base class has it, but for the choice of the task."""
+        while True:
+            with self.lock:
+                while not self.queue and not self._admits() and not self.stop_count:
+                    self.active_count -= 1
+                    self.queue_cv.wait()
+                    self.active_count += 1
+                if self.stop_count:
+                    self.active_count -= 1
+                    self.stop_count -= 1
+                    self.threads.discard(thread_no)
+                    self.thread_exit_cv.notify()
+                    return
+                stranger = not self.queue
+                task = self._strangers.popleft() if stranger else self.queue.popleft()
+                self._served += stranger
+            try:
+                task.service()
+            except BaseException:
+                self.logger.exception("Exception when servicing %r", task)
+            if stranger:
+                with self.lock:
+                    self._served -= 1
+                    if self._strangers:
+                        self.queue_cv.notify()  # this thread may find something else to do first
+
+    def shutdown(self, cancel_pending: bool = True, timeout: int = 5) -> bool:
+        with self.lock:
+            self.queue.extend(self._strangers)
+            self._strangers.clear()
+        return bool(super().shutdown(cancel_pending, timeout))
+
+    def _admits(self) -> bool:
+        return bool(self._strangers) and self._served < self._most
+
+
 class Server:
     """Serves `app` on host:port (0: a free one, see `port`). Raises OSError when it cannot listen."""
 
     def __init__(self, app: Any, host: str, port: int, configuration: Configuration) -> None:
         limits = configuration.limits
+        lines = _Lines(max(1, configuration.request_threads // 2))
+        lines.set_thread_count(configuration.request_threads)
         server: Any = create_server(  # one address, so a TcpWSGIServer
             app,
+            _dispatcher=lines,
             host=host,
             port=port,
             threads=configuration.request_threads,

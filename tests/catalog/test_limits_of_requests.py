@@ -6,12 +6,18 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
-from catalog.rates import Rates
+from catalog.config_reader import ConfigError
+from catalog.rates import Rates, network
+from catalog.serving import _Lines
 from tests.catalog.gateway_fixture import ALICE, SYSTEM, InProcess, Minter, Served, document, serving, wait_for
 from tests.requires import requires
 from tests.runtime.munge_daemon import MungeDaemon
@@ -107,6 +113,95 @@ def test_a_user_who_asks_too_often_is_told_to_wait_and_others_are_served(open_ga
     assert "too many requests" in answers[-1].json["error"]
     assert site.request("GET", f"/api/list/{SYSTEM}/", ALICE + 1).status_code == 200
     assert site.request("GET", f"/api/list/{SYSTEM}/", 0).status_code == 200
+
+
+def test_an_address_that_asks_too_often_without_a_credential_is_told_to_wait_and_all_others_are_served(
+    open_gateway: Any,
+) -> None:
+    site: InProcess = open_gateway(Limits={"AnonymousPerSecond": 0.001, "AnonymousBurst": 3})
+
+    def ask(address: str, **headers: str) -> Any:
+        return site._client.simulate_get(f"/api/list/{SYSTEM}/", remote_addr=address, headers=headers)
+
+    answers = [ask("10.0.0.1") for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert answers[-1].headers["retry-after"] == "1"
+    assert "without a credential from this address" in answers[-1].json["error"]
+    assert ask("10.0.0.2").status_code == 200
+    assert ask("10.0.0.1", authentication=site.minter.credential(ALICE)).status_code == 200
+
+
+def test_a_rate_of_zero_is_no_limit_and_a_wrong_one_is_refused_with_its_name(open_gateway: Any) -> None:
+    site: InProcess = open_gateway(Limits={"AnonymousPerSecond": 0, "AnonymousBurst": 1})
+    assert [site.request("GET", f"/api/list/{SYSTEM}/", None).status_code for _ in range(3)] == [200] * 3
+    for key, value in (("AnonymousPerSecond", -1), ("AnonymousBurst", 0), ("AnonymousBurst", "many")):
+        with pytest.raises(ConfigError, match=rf"Limits\.{key}"):
+            open_gateway(Limits={key: value})
+
+
+@given(st.ip_addresses(v=6).filter(lambda one: one.ipv4_mapped is None), st.integers(0, 2**64 - 1))
+def test_all_addresses_that_a_host_can_give_itself_are_one(address: IPv6Address, other: int) -> None:
+    neighbour = IPv6Address(int(address) >> 64 << 64 | other)
+    assert (network(str(address)) == network(str(neighbour))) is (neighbour.ipv4_mapped is None)
+
+
+@given(st.ip_addresses(v=4), st.ip_addresses(v=4))
+def test_an_ipv4_address_is_itself_however_it_is_written(one: IPv4Address, other: IPv4Address) -> None:
+    assert network(str(one)) == network(f"::ffff:{one}") == str(one)
+    assert (network(str(one)) == network(str(other))) is (one == other)
+
+
+class Waiting:
+    """A request, as the server's lines see it, that takes until the test lets it go."""
+
+    def __init__(self, **headers: str) -> None:
+        self.requests = [SimpleNamespace(headers=headers)]
+        self.begun, self.ended, self.may_end = threading.Event(), threading.Event(), threading.Event()
+
+    def service(self) -> None:
+        self.begun.set()
+        self.may_end.wait()
+        self.ended.set()
+
+
+def test_requests_without_a_credential_leave_threads_to_those_with_one() -> None:
+    strangers, known = [Waiting() for _ in range(5)], [Waiting(AUTHENTICATION="MUNGE:x") for _ in range(3)]
+    lines = _Lines(most=2)
+    lines.set_thread_count(3)
+    try:
+        for stranger in strangers:
+            lines.add_task(stranger)
+        for stranger in strangers[:2]:
+            assert stranger.begun.wait(60)
+        for one in known:
+            one.may_end.set()
+            lines.add_task(one)
+            assert one.ended.wait(60)
+        assert [stranger.begun.is_set() for stranger in strangers] == [True] * 2 + [False] * 3
+        for stranger in strangers:
+            stranger.may_end.set()
+        for stranger in strangers:
+            assert stranger.ended.wait(60)
+    finally:
+        lines.shutdown()
+
+
+def test_who_brings_a_credential_is_served_before_those_without_one_who_came_earlier() -> None:
+    first, stranger, known = Waiting(AUTHENTICATION="MUNGE:x"), Waiting(), Waiting(AUTHENTICATION="MUNGE:x")
+    lines = _Lines(most=1)
+    lines.set_thread_count(1)
+    try:
+        for task in (first, stranger, known):
+            lines.add_task(task)
+        assert first.begun.wait(60)
+        first.may_end.set()
+        assert known.begun.wait(60)
+        assert not stranger.begun.is_set()
+        for task in (known, stranger):
+            task.may_end.set()
+            assert task.ended.wait(60)
+    finally:
+        lines.shutdown()
 
 
 def test_a_bucket_fills_again_at_its_rate() -> None:
