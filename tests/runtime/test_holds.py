@@ -13,6 +13,7 @@ from runtime import holds
 from runtime.udiroot import read
 from tests.requires import requires, requires_root
 from tests.runtime import node as nodes
+from tests.runtime.loop_limit import LoopLimit
 from tests.runtime.node import NOBODY, Node
 
 pytestmark = [requires_root, requires("mksquashfs", "busybox", "gcc")]
@@ -201,19 +202,55 @@ def test_a_start_waits_for_a_loop_device_and_idle_images_make_room(node: Node) -
     assert comes_to(node, 1)
 
 
-def test_many_starts_of_many_images(node: Node) -> None:
-    scale = float(os.environ.get("SHIFTER_TEST_SCALE", "1"))
-    images, starts, together = int(20 * scale), int(100 * scale), 10
+def test_1024_starts_of_200_images_share_128_loop_devices(node: Node) -> None:
+    images, starts, together = 200, 1024, 8
     for number in range(images):
         for suffix in ("squashfs", "json"):
             text = (node.directory / f"images/tiny.{suffix}").read_bytes()
             copy = node.directory / f"images/many{number}.{suffix}"
             copy.write_bytes(text.replace(b'"tiny"', b'"many%d"' % number) if suffix == "json" else text)
-    waiting: list[subprocess.Popen[bytes]] = []
-    for number in range(starts):
-        if len(waiting) == together:
-            assert waiting.pop(0).wait() == 0
-        command = [str(node.shifter), f"--image=id:many{number % images}", "true"]
-        waiting.append(subprocess.Popen(command, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/"))
-    assert {process.wait() for process in waiting} == {0}
-    assert comes_to(node, images)
+    limit = LoopLimit(128, node.directory / "images")
+
+    def many() -> list[tuple[int, str, str]]:
+        running: list[subprocess.Popen[str]] = []
+        ended = []
+        for number in range(starts + together):
+            if len(running) == together or number >= starts:
+                first = running.pop(0)
+                printed, said = first.communicate()
+                ended.append((first.returncode, printed, said))
+            if number < starts:
+                command = [str(node.shifter), "-v", f"--image=id:many{number % images}", "cat", "/etc/os-release"]
+                running.append(
+                    subprocess.Popen(
+                        command,
+                        user=NOBODY,
+                        group=NOBODY,
+                        extra_groups=[],
+                        cwd="/",
+                        text=True,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE,
+                    )  # fmt: skip
+                )
+        return ended
+
+    ended = limit.run(many)
+    assert [(status, printed) for status, printed, _ in ended] == [(0, "NAME=tiny\n")] * starts
+    assert limit.peak <= 128 + together
+    waited = sum(said.count("waiting for a loop device") for _, _, said in ended)
+    assert waited == limit.refused > 0
+    for number in range(images):
+        for suffix in ("squashfs", "json"):
+            (node.directory / f"images/many{number}.{suffix}").unlink()
+
+
+def test_starts_of_one_image_share_its_page_cache(node: Node) -> None:
+    """What is read of an image is cached with its superblock: memory grows with the images of a node, not with its starts."""
+    inside = ["stat", "-c", "%d", "/bin/busybox"]
+    alive = [running(node, f"--image=id:{name}") for name in ("tiny", "other") for _ in range(8)]
+    seen = {name: {node.start(f"--image=id:{name}", *inside).stdout for _ in range(8)} for name in ("tiny", "other")}
+    for process in alive:
+        end(process)
+    assert [len(devices) for devices in seen.values()] == [1, 1]
+    assert seen["tiny"] != seen["other"]
