@@ -10,8 +10,8 @@ import fcntl
 import os
 import select
 import struct
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,35 +42,16 @@ class LoopLimit:
 
     def run(self, work: Callable[[], Result]) -> Result:
         """`work` in a thread of its own; the processes that it starts live within the limit. Needs root."""
-        listener: list[int] = []
-        results: list[Result] = []
-        failures: list[BaseException] = []
-        ready = threading.Event()
-
-        def within() -> None:
+        with ThreadPoolExecutor(1) as thread:
+            listener = thread.submit(install).result()
             try:
-                listener.append(install())
-                ready.set()
-                results.append(work())
-            except BaseException as error:  # handed to the caller's thread
-                failures.append(error)
+                working = thread.submit(work)
+                while not working.done():
+                    if select.select([listener], [], [], 0.05)[0]:
+                        self.answer(listener)
+                return working.result()
             finally:
-                ready.set()
-
-        thread = threading.Thread(target=within)
-        thread.start()
-        ready.wait()
-        try:
-            while listener and thread.is_alive():
-                if select.select(listener, [], [], 0.05)[0]:
-                    self.answer(listener[0])
-        finally:
-            thread.join()
-            for descriptor in listener:
-                os.close(descriptor)
-        if failures:
-            raise failures[0]
-        return results[0]
+                os.close(listener)  # who still asks is told ENOSYS
 
     def answer(self, listener: int) -> None:
         asked = bytearray(NOTIFICATION.size)

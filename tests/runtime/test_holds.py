@@ -231,7 +231,7 @@ def test_1024_starts_of_200_images_share_128_loop_devices(node: Node) -> None:
                         text=True,
                         stdout=subprocess.PIPE,
                         stderr=subprocess.PIPE,
-                    )  # fmt: skip
+                    )
                 )
         return ended
 
