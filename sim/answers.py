@@ -76,7 +76,7 @@ class Catalog:
             monotonic=lambda: EPOCH + self._now,
         )
         rates = Rates(0, 0, lambda: EPOCH + self._now)  # the model's servers queue: nobody is turned away
-        self._gateway.gate = Gate(self._gateway.desk, Vouched(), rates)
+        self._gateway.gate = Gate(self._gateway.desk, Vouched(), rates, rates)
         self._client = testing.TestClient(make_app(routes(self._gateway)))
         for reference in ready:
             self.pull(0, reference, -BEFORE)
