@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from runtime import plan
-from sim.parameters import FAULT_KINDS, IMPORT_SOURCES, SECTIONS, STEP_SECONDS, STRATEGIES, WORKLOADS, Fault, Scenario
+from sim.parameters import (
+    FAULT_KINDS,
+    IMPORT_SOURCES,
+    SECTIONS,
+    STEP_SECONDS,
+    STRATEGIES,
+    WORKLOADS,
+    Fault,
+    LaunchParameters,
+    Scenario,
+)
 
 SHIPPED = Path(__file__).parent / "scenarios"
 
@@ -208,6 +218,7 @@ def check(scenario: Scenario, where: str) -> None:
             raise ScenarioInvalid(f'{where}: {key} = "{word}"{nearest(word, allowed)}: one of {", ".join(allowed)}')
     for i, fault in enumerate(scenario.faults):
         _check_fault(f"{where}: fault[{i}]", fault)
+    _check_workload(where, scenario)
     stripes, servers = scenario.filesystem.stripes, scenario.filesystem.data_servers
     if stripes > servers:
         raise ScenarioInvalid(f"{where}: filesystem.stripes = {stripes}, but there are {servers} data servers")
@@ -215,6 +226,34 @@ def check(scenario: Scenario, where: str) -> None:
     if machine and machine < scenario.launch.nodes:
         raise ScenarioInvalid(
             f"{where}: launch.machine_nodes = {machine} is fewer than the {scenario.launch.nodes} nodes of a job"
+        )
+
+
+#: Keys of `launch` that say something about some workloads only.
+_WORKLOAD_KEYS: Mapping[str, tuple[str, ...]] = {"images": ("many",), "retag_at": ("retag",)}
+
+
+def _check_workload(where: str, scenario: Scenario) -> None:
+    """A key that the workload does not heed is a mistake: the launch would be another than the one that was meant."""
+    launch, blank = scenario.launch, LaunchParameters()
+    for key, workloads in _WORKLOAD_KEYS.items():
+        value = getattr(launch, key)
+        if value != getattr(blank, key) and launch.workload not in workloads:
+            raise ScenarioInvalid(
+                f'{where}: launch.{key} = {value} changes nothing in workload "{launch.workload}": it belongs to'
+                f' "{workloads[0]}"; choose that, or leave the key out'
+            )
+    if launch.jobs == 1 and launch.interval:
+        raise ScenarioInvalid(
+            f"{where}: launch.interval = {launch.interval:g} changes nothing with one job: set launch.jobs too"
+        )
+    if launch.images > launch.jobs:
+        raise ScenarioInvalid(
+            f"{where}: launch.images = {launch.images}, but there are {launch.jobs} jobs: set launch.jobs to as many"
+        )
+    if launch.workload in ("retag", "pull-storm") and launch.strategy == "none":
+        raise ScenarioInvalid(
+            f'{where}: launch.workload = "{launch.workload}" needs an image, and launch.strategy = "none" has none'
         )
 
 

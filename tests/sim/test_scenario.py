@@ -48,6 +48,32 @@ def test_a_value_that_would_give_a_meaningless_launch_is_refused(document: dict[
 
 
 @pytest.mark.parametrize(
+    ("launch", "text"),
+    [
+        (
+            {"images": 3, "jobs": 3},
+            'images = 3 changes nothing in workload "launch": it belongs to "many"; choose that, or leave the key out',
+        ),
+        (
+            {"workload": "array", "jobs": 2, "retag_at": 1.5},
+            'retag_at = 1.5 changes nothing in workload "array": it belongs to "retag"; choose that, or leave the key out',
+        ),
+        ({"interval": 2}, "interval = 2 changes nothing with one job: set launch.jobs too"),
+        ({"workload": "many", "images": 3}, "images = 3, but there are 1 jobs: set launch.jobs to as many"),
+        (
+            {"workload": "retag", "strategy": "none"},
+            'workload = "retag" needs an image, and launch.strategy = "none" has none',
+        ),
+    ],
+)
+def test_a_key_of_the_launch_that_its_workload_does_not_heed_is_refused(launch: dict[str, object], text: str) -> None:
+    assert refused({"launch": launch}) == f"site.toml: launch.{text}"
+    with pytest.raises(scenario.ScenarioInvalid) as error:
+        scenario.override(Scenario(), [f"launch.{key}={value}" for key, value in launch.items()])
+    assert str(error.value).endswith(f": launch.{text}")
+
+
+@pytest.mark.parametrize(
     ("fault", "text"),
     [
         (
