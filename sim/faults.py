@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sim.draws import Draws, Floats
 from sim.parameters import Fault, Scenario
+from sim.scenario import ScenarioInvalid
 from sim.station import Window
 
 #: Seconds by which a clock may be wrong before munge refuses a credential (munged's default time to live).
@@ -80,10 +81,28 @@ def strike(scenario: Scenario, nodes: int, draws: Draws) -> Struck:
     return Struck(crash_step, crash_at, corrupt, loops, skew, speed, tuple(gateway), tuple(metadata), submit_skew)
 
 
+def check_places(scenario: Scenario, steps: int | None = None) -> None:
+    """Raises ScenarioInvalid for a fault at a node that the machine has not or, where the number of the plan's `steps` is
+    known, at a step that the plan has not: a launch without it would pass for one with it.
+    """
+    nodes = scenario.launch.machine_nodes or scenario.launch.nodes
+    for index, fault in enumerate(scenario.faults):
+        where = f"{scenario.name}: fault[{index}]: {fault.kind}"
+        if fault.node >= nodes:
+            raise ScenarioInvalid(
+                f"{where} has node = {fault.node}, but the nodes of this machine are 0 to {nodes - 1}: choose one of them, or"
+                f" more than {fault.node} nodes"
+            )
+        if fault.kind == "node-crash" and fault.at == 0 and steps is not None and fault.step >= steps:
+            raise ScenarioInvalid(
+                f"{where} has step = {fault.step}, but the steps of this plan are 0 to {steps - 1}: choose one of them, or"
+                " none to have it drawn"
+            )
+
+
 def _who(fault: Fault, index: int, nodes: int, draws: Draws) -> NDArray[np.bool_]:
     if fault.node < 0:
         return draws.struck(f"fault {fault.kind}", fault.probability, nodes, index)
     who = np.zeros(nodes, np.bool_)
-    if fault.node < nodes:
-        who[fault.node] = True
+    who[fault.node] = True
     return who

@@ -61,6 +61,7 @@ class Job:
         except LookupFailed as failed:
             self.record.failure = str(failed)
             self.machine.record.fail(str(failed), tasks)
+            self.machine.over = self.environment.now
             return
         self.record.identifier = identifier
         self.record.looked_up = self.environment.now
@@ -84,6 +85,7 @@ class Job:
             for i in range(self.count)
         ]
         yield self.environment.all_of(ends)
+        self.machine.over = self.environment.now
 
     def _look_up(self) -> Generator[simpy.Event, Any, str]:
         """What happens at submission: one look-up for the whole job, or none when each start asks for itself."""
@@ -135,6 +137,8 @@ class Job:
         crash_at = float(self.machine.struck.crash_at[kernel.index])
         if np.isfinite(crash_at) and crash_at >= environment.now:
             self.machine.start(self._crash(starts, crash_at))
+        elif np.isfinite(crash_at) and kernel.jobs == 1:
+            starts.stop()  # it was gone before its first job came, which is the one to find out
         try:
             yield from self._prolog(index, row, starts)
             yield from self._launch_step(index, row)

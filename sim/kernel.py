@@ -98,6 +98,7 @@ class Kernel:
         "holds",
         "images_opened",
         "index",
+        "jobs",
         "loops",
         "most_opened",
         "mounts",
@@ -117,6 +118,7 @@ class Kernel:
         self.images_opened = 0  # by the job that the node works for
         self.most_opened = 0
         self.crashed = False
+        self.jobs = 0  # that had the node so far
 
     def hold(self, image: str, with_loop: bool) -> None:
         """Mounts an image once for the whole node."""
@@ -134,6 +136,7 @@ class Kernel:
         """A new job gets the node, restarted if it had crashed."""
         self.crashed = False
         self.images_opened = 0
+        self.jobs += 1
 
     def drop(self, image: str) -> None:
         """Ends a hold and frees its loop device."""

@@ -58,8 +58,8 @@ def play(
     """Plays one launch. `stepwise`: every task and step by itself; `shared_cores`: all nodes on so many cores
     (emulation).
 
-    Raises ScenarioInvalid for a scenario that the planner or the gateway refuses, and LawBroken for a defect of the
-    simulator.
+    Raises ScenarioInvalid for a scenario that the planner or the gateway refuses or whose faults lie beyond the machine,
+    and LawBroken for a defect of the simulator.
     """
     scenario = at_size(scenario, nodes)
     made = plan or plans.make(scenario)
@@ -96,3 +96,4 @@ def _retag(machine: Machine) -> Process:
     """Somebody pulls the tag again, and the registry has something new under it."""
     yield machine.environment.timeout(machine.scenario.launch.retag_at)
     yield from machine.gateway.pull(workload.FIRST_USER - 1, workload.reference(0), 0)
+    machine.over = machine.environment.now

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from sim import advise, calibrate, emulation, launch, plots, report_html, report_text, validate
+from sim import advise, calibrate, emulation, faults, launch, plots, report_html, report_text, validate
 from sim.parameters import SECTIONS, Fault, Scenario, describe
 from sim.probe import ProbeFailed
 from sim.scenario import FAULT_KEYS, ScenarioInvalid, load
@@ -146,6 +146,8 @@ def show_launch(arguments: argparse.Namespace) -> int:
     """`launch`: a table; JSON and HTML when asked for. Exit status 2 when tasks failed."""
     scenario = load(arguments.scenario, arguments.set)
     sizes = arguments.nodes or [scenario.launch.nodes]
+    for nodes in sizes:  # before the first of them is played
+        faults.check_places(launch.at_size(scenario, nodes))
     with _progress() as progress:
         task = progress.add_task("simulating", total=sum(sizes))
         outcomes = []
@@ -177,10 +179,10 @@ def show_compare(arguments: argparse.Namespace) -> int:
     names = (scenarios[0].name, scenarios[1].name)
     if names[0] == names[1]:
         names = ("first", "second")
+    one, other = (launch.simulate(s, arguments.nodes, arguments.seed) for s in scenarios)
     console = _console()
     for key, a, b in differences(scenarios[0], scenarios[1]):
         console.print(f"{key}: {a} → {b}", highlight=False)
-    one, other = (launch.simulate(s, arguments.nodes, arguments.seed) for s in scenarios)
     console.print(f"\n{one.nodes} and {other.nodes} nodes, seed {arguments.seed}\n", highlight=False)
     console.print(report_text.compare(one, other, names), highlight=False)
     return 0

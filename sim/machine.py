@@ -11,7 +11,7 @@ import simpy
 from runtime.plan import Step
 from sim.compiled import Compiled, price
 from sim.draws import Draws
-from sim.faults import strike
+from sim.faults import check_places, strike
 from sim.filesystem import Filesystem
 from sim.gateway import Answers, GatewayService
 from sim.kernel import Kernel
@@ -38,6 +38,10 @@ class Priced:
     prepare: Compiled
     kept: bool
 
+    def played(self, scenario: Scenario) -> Compiled:
+        """The plan that a node plays in full: setupRoot's where the prolog prepares, else the starts'."""
+        return self.prepare if scenario.launch.prepared and scenario.launch.strategy != "none" else self.start
+
 
 def price_plans(plans: Plans, scenario: Scenario) -> Priced:
     """Prices a launch's plans: tasks of a node start together, the prolog runs alone."""
@@ -46,7 +50,10 @@ def price_plans(plans: Plans, scenario: Scenario) -> Priced:
 
 
 class Machine:
-    """Everything that one run shares. `stepwise` plays each task and each step by itself (slow, exact)."""
+    """Everything that one run shares. `stepwise` plays each task and each step by itself (slow, exact).
+
+    Raises ScenarioInvalid for a fault at a place that this machine or its plan has not.
+    """
 
     def __init__(
         self,
@@ -65,6 +72,7 @@ class Machine:
         station = SteppedStation if stepwise else Station
         self.station = station
         nodes = scenario.launch.machine_nodes or scenario.launch.nodes
+        check_places(scenario, len(self.priced.played(scenario).steps))
         self.struck = strike(scenario, nodes, self.draws)
         p = scenario.node
         self.kernels = [
@@ -86,6 +94,7 @@ class Machine:
         self.scheduler = simpy.Resource(self.environment, 1)
         slots = scenario.slurm.prolog_slots
         self.prologs = simpy.Resource(self.environment, slots) if slots else None
+        self.over = 0.0  # when the last job was, in seconds
         self.record = Record.blank(scenario.launch.jobs * scenario.launch.nodes, scenario.launch.tasks)
         #: cores shared by all nodes (emulated nodes on one machine), or None: each node has its own
         self.shared_cores = simpy.Resource(self.environment, shared_cores) if shared_cores else None

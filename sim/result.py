@@ -118,7 +118,8 @@ def summarise(machine: Machine, seed: int, downloads: int) -> Launch:
             "start": phase("start", record.ready - submitted[:, None], record.ready),
             "epilog": phase("epilog", record.epilog_end - record.epilog_begin, record.epilog_end),
         }
-    now = float(machine.environment.now)
+    # the clock may run on to a crash that was to come later: then the launch was over already
+    now = max([machine.over, *(max(station.departures, default=0.0) for station in machine.stations())])
     return Launch(
         scenario=scenario.name,
         nodes=scenario.launch.nodes,

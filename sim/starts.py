@@ -70,7 +70,7 @@ class Starts:
     def _crash_step(self) -> int:
         step = int(self.machine.struck.crash_step[self.kernel.index])
         if step == -2:
-            plan = self.machine.priced.prepare if self.launch.prepared else self.machine.priced.start
+            plan = self.machine.priced.played(self.machine.scenario)
             step = int(self.machine.draws.stream("crash step", self.kernel.index).integers(len(plan.steps)))
         return step
 
@@ -114,8 +114,7 @@ class Starts:
 
     def _images(self) -> int:
         """How many image files the plan mounts."""
-        plan = self.machine.priced.prepare if self.launch.prepared else self.machine.priced.start
-        return plan.images
+        return self.machine.priced.played(self.machine.scenario).images
 
     def _mount_seconds(self) -> float:
         """Attaching and mounting an image file; a directory needs neither."""

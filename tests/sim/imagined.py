@@ -6,6 +6,7 @@ from sim.machine import Machine, Plans
 from sim.parameters import Scenario
 
 PLANS = plans.make(Scenario())
+BARE = plans.make(scenario.override(Scenario(), ["launch.strategy=none"]))
 
 
 class KnowsEveryImage:
@@ -28,10 +29,11 @@ def play(
     seed: int = 0,
     stepwise: bool = False,
     faults: Scenario | None = None,
-    plan: Plans = PLANS,
+    plan: Plans | None = None,
 ) -> launch.Run:
     """Plays the default scenario with `--set` settings, 8 tasks a node unless said otherwise."""
     base = faults or Scenario()
     chosen = scenario.override(base, ("launch.tasks=8", f"launch.nodes={nodes}", *settings))
     answers = KnowsEveryImage()
-    return launch.play_with(Machine(chosen, plan, answers, seed, stepwise), seed, answers)
+    made = plan or (BARE if chosen.launch.strategy == "none" else PLANS)
+    return launch.play_with(Machine(chosen, made, answers, seed, stepwise), seed, answers)

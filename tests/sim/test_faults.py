@@ -9,12 +9,19 @@ from hypothesis import given, settings
 from sim.draws import Draws
 from sim.faults import strike
 from sim.parameters import FAULT_KINDS, STRATEGIES, Fault, Scenario
-from sim.scenario import FAULT_KEYS
+from sim.scenario import FAULT_KEYS, ScenarioInvalid
 from tests.sim.imagined import PLANS, play
 
 
 def faulty(*faults: Fault) -> Scenario:
     return dataclasses.replace(Scenario(), faults=faults)
+
+
+def within(fault: Fault, nodes: int, strategy: str) -> Fault:
+    """The fault at a node and a plan step that there are."""
+    return dataclasses.replace(
+        fault, node=min(fault.node, nodes - 1), step=min(fault.step, 0) if strategy == "none" else fault.step
+    )
 
 
 def with_its_keys(fault: Fault) -> Fault:
@@ -39,6 +46,47 @@ def test_a_node_that_crashes_at_a_time_loses_what_was_not_up_yet() -> None:
     assert outcome.crashed_nodes == 1
     assert outcome.ready_tasks + outcome.failed_tasks == 48
     assert outcome.loop_devices_left == 0
+
+
+def test_a_node_that_crashed_before_its_job_came_loses_it() -> None:
+    outcome = play(faults=faulty(Fault(kind="node-crash", node=2, at=0.001))).outcome
+    assert outcome.failures == {"node crashed": 8}
+    twice = ("launch.workload=array", "launch.jobs=2")
+    again = play(*twice, faults=faulty(Fault(kind="node-crash", node=2, at=0.001))).outcome
+    assert again.failures == {"node crashed": 8}, "it is there again for the second job"
+
+
+def test_a_crash_that_was_to_come_after_the_launch_does_not_make_the_launch_longer() -> None:
+    late, usual = (play(faults=faulty(*faults)).outcome for faults in ([Fault(node=2, at=5000.0)], []))
+    assert late == usual
+
+
+@pytest.mark.parametrize("kind", ["node-crash", "corrupt-image", "loop-exhaustion", "clock-skew", "slow-node"])
+def test_a_fault_at_a_node_beyond_the_machine_is_refused(kind: str) -> None:
+    beyond = with_its_keys(Fault(kind=kind, node=6, seconds=900.0, factor=7.0))
+    with pytest.raises(ScenarioInvalid) as error:
+        play(nodes=6, faults=faulty(Fault(kind="gateway-down", duration=1.0), beyond))
+    assert str(error.value) == (
+        f"scenario: fault[1]: {kind} has node = 6, but the nodes of this machine are 0 to 5: choose one of them, or more"
+        " than 6 nodes"
+    )
+    play("launch.machine_nodes=7", nodes=6, faults=faulty(beyond))
+
+
+@pytest.mark.parametrize(
+    ("settings", "last"),
+    [(("launch.prepared=true",), len(PLANS.prepare) - 1), (("launch.prepared=false",), len(PLANS.start) - 1)],
+)
+def test_a_crash_at_a_step_beyond_the_plan_is_refused(settings: tuple[str, ...], last: int) -> None:
+    assert play(*settings, faults=faulty(Fault(node=1, step=last))).outcome.crashed_nodes == 1
+    with pytest.raises(
+        ScenarioInvalid, match=f"node-crash has step = {last + 1}, .* this plan are 0 to {last}: choose"
+    ):
+        play(*settings, faults=faulty(Fault(node=1, step=last + 1)))
+
+
+def test_a_node_without_a_container_crashes_too() -> None:
+    assert play("launch.strategy=none", faults=faulty(Fault(node=1))).outcome.crashed_nodes == 1
 
 
 def test_a_node_without_free_loop_devices_says_so_and_erofs_needs_none() -> None:
@@ -149,7 +197,8 @@ def test_random_sites_obey_the_laws(
         "imports.files=10",
         "imports.bytes=100000",
     )
-    one = play(*chosen, nodes=nodes, seed=seed, faults=faulty(*faults)).outcome
+    site = faulty(*(within(fault, nodes, strategy) for fault in faults))
+    one = play(*chosen, nodes=nodes, seed=seed, faults=site).outcome
     assert one.ready_tasks + one.failed_tasks == nodes * tasks * jobs
     assert (one.loop_devices_left, one.mounts_left) == (0, 0)
-    assert one == play(*chosen, nodes=nodes, seed=seed, faults=faulty(*faults)).outcome
+    assert one == play(*chosen, nodes=nodes, seed=seed, faults=site).outcome

@@ -220,3 +220,18 @@ def test_every_parameter_of_a_shipped_scenario_names_its_source(file: Path) -> N
         key = line.partition("=")[0].strip()
         if "=" in line and not line.startswith("#") and key not in ("name", "description"):
             assert "# source: " in line, f"{file.name}: {line}"
+
+
+def test_sizes_too_small_for_a_fault_are_refused_before_any_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = tmp_path / "site.toml"
+    site.write_text('name = "ours"\n[launch]\nnodes = 8\ntasks = 2\n[[fault]]\nkind = "corrupt-image"\nnode = 20\n')
+    assert cli.main(["launch", str(site), "--nodes", "21"]) == 2  # large enough: the fault strikes
+    capsys.readouterr()
+    monkeypatch.setattr("sim.launch.simulate", lambda *_: pytest.fail("a size was played"))
+    assert cli.main(["launch", str(site), "--nodes", "32,20"]) == 1
+    assert capsys.readouterr().err == (
+        "shifter-sim: ours: fault[0]: corrupt-image has node = 20, but the nodes of this machine are 0 to 19: choose one of"
+        " them, or more than 20 nodes\n"
+    )
