@@ -23,23 +23,25 @@ def main(arguments: "dict[str, str]") -> int:
     try:
         conf = udiroot.read(arguments["config"])
         state = State(conf, number(arguments, "job"))
-        remove(conf, state)
-        if "memory-cgroup" in arguments:
-            memory_cgroup.remove(arguments["memory-cgroup"], state.job)
-        state.end()
+        remove(conf, state, arguments.get("memory-cgroup", ""))
     except (udiroot.ConfigInvalid, NodeFault, OSError) as error:
         print(f"shifter: epilog: {error}")
         return 1
     return 0
 
 
-def remove(conf: "Udiroot", state: State) -> None:
-    """Ends the job's sshd and removes its environment; the state file goes last. Raises NodeFault."""
+def remove(conf: "Udiroot", state: State, memory: str = "") -> None:
+    """Ends what is left of the job in its environment and removes that, and its cgroup below `memory` when that is given.
+
+    The state file goes last. Raises NodeFault, OSError.
+    """
     sshd.stop(conf, state)
     status, said = child.call(unsetuproot.main, [], conf.path)
     if status != 0:
         raise NodeFault(child.last_line(said, f"unsetupRoot ended with status {status}"))
     remove_tree(f"{state.directory}/{state.job}.inject")
+    if memory:
+        memory_cgroup.remove(memory, state.job)
     state.end()
 
 

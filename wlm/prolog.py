@@ -6,6 +6,7 @@ here. Exit status: 0 done; 2 the user's mistake and 3 this node's fault, both wi
 down for the job's steps; 1 when even that was not possible (Slurm then requeues the job).
 """
 
+import errno
 import os
 import pwd
 
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from runtime.udiroot import Udiroot
 
 USER_MISTAKE, NODE_FAULT = 2, 3
+IN_THE_IMAGE = (
+    *(f"cannot make a {what} of the container: " for what in ("directory", "file", "link")),
+    *(f"cannot open a {what} of the container: " for what in ("directory", "mount point")),
+    "cannot write in the container: ",
+)  # what the launcher says of a place in an image that is not as containers need it
+NODES_OWN = tuple(
+    map(os.strerror, (errno.ENOMEM, errno.ENOSPC, errno.EIO, errno.EMFILE, errno.ENFILE))
+)  # whatever a job asks for
 
 
 def main(arguments: "dict[str, str]") -> int:
@@ -29,7 +38,7 @@ def main(arguments: "dict[str, str]") -> int:
     try:
         conf = udiroot.read(arguments["config"])
         state = State(conf, number(arguments, "job"))
-        state.begin()
+        state.begin(number(arguments, "uid"))
         try:
             prepare(arguments, conf, state)
         except (UserMistake, NodeFault) as error:
@@ -46,7 +55,7 @@ def main(arguments: "dict[str, str]") -> int:
 def prepare(arguments: "dict[str, str]", conf: "Udiroot", state: State) -> None:
     """Raises UserMistake, NodeFault."""
     for left in state.others():  # their epilog never ran: this node is ours alone now
-        remove(conf, State(conf, left))
+        remove(conf, State(conf, left), arguments.get("memory-cgroup", ""))
     uid, gid = number(arguments, "uid"), number(arguments, "gid")
     try:
         user = pwd.getpwuid(uid).pw_name
@@ -78,6 +87,7 @@ def setup(
     if request.modules is not None:
         argv += ["-m", request.module_text()]
     injected = f"{state.directory}/{state.job}.inject"
+    remove_tree(injected)  # of a prolog that was killed
     try:
         if "sshd" in arguments:
             sshd.inject(
@@ -90,8 +100,22 @@ def setup(
     finally:
         remove_tree(injected)
     if status != 0:
-        reason = child.last_line(said, f"setupRoot ended with status {status}").removeprefix("setupRoot: ")
-        raise UserMistake(reason) if status == 1 else NodeFault(reason)
+        reason = child.last_line(said, f"setupRoot ended with status {status}")
+        reason = reason.removeprefix("setupRoot: ").removeprefix("shifter: ")
+        raise UserMistake(reason) if status == 1 or asked_for(reason, request) else NodeFault(reason)
+
+
+def asked_for(reason: str, request: JobRequest) -> bool:
+    """Whether it is the job's volumes or image that the launcher could not do, as its line says: another job would not meet it.
+
+    A perNodeCache of a size that no disk has; a volume that went after it was looked at; an image with a directory where
+    a file of the container belongs. Without this a user could take node after node out of service.
+    """
+    if reason.startswith("cannot make a perNodeCache"):
+        return any(volume.cache is not None for volume in request.volumes)
+    if any(reason.startswith(f"cannot mount {volume.source} at ") for volume in request.volumes):
+        return True
+    return reason.startswith(IN_THE_IMAGE) and not reason.endswith(NODES_OWN)
 
 
 def image_environment(conf: "Udiroot", request: JobRequest) -> "list[str]":

@@ -1,10 +1,10 @@
 """What a job wants of its container, as text between submission and nodes: SHIFTER_ variables and their SPANK_ copies.
 
 `to_variables` writes them where the request was checked, at submission. `from_variables` reads them on a node, where
-they are a user's text like any other (SPANK_ variables can be set by hand), and promises the same checks again: an
-identifier is 64 hex digits, a path is absolute, volumes keep to the users' rules, modules exist and do not exclude
-each other. Whether the user may run the image and see the volumes' sources is decided where the container is made,
-with the user's rights.
+they are a user's text like any other (a plugin of the user's own can set SPANK_ variables to anything), and promises
+the same checks again: no control characters, an identifier is 64 hex digits, a path is absolute, volumes keep to the
+users' rules, modules exist and do not exclude each other. Whether the user may run the image and see the volumes'
+sources is decided where the container is made, with the user's rights.
 """
 
 from runtime.record import Record
@@ -53,10 +53,7 @@ def from_variables(variables: "Mapping[str, str]", conf: "Udiroot", prefix: str 
     """The request that the variables of a job hold. Raises UserMistake naming the variable."""
 
     def value(name: str) -> str:
-        text = variables.get(prefix + name, "")
-        if len(text) > LONGEST or not text.isprintable():
-            raise UserMistake(f"{name} holds a control character, or is longer than {LONGEST} characters")
-        return text
+        return check_text(name, variables.get(prefix + name, ""))
 
     kind, identifier = value("SHIFTER_IMAGETYPE"), value("SHIFTER_IMAGE")
     ccm = value("SHIFTER_CCM")
@@ -66,6 +63,13 @@ def from_variables(variables: "Mapping[str, str]", conf: "Udiroot", prefix: str 
     module = value("SHIFTER_MODULE")
     volumes, modules = parse_user_volumes(value("SHIFTER_VOLUME")), parse_modules(module, conf) if module else None
     return JobRequest(kind, identifier, value("SHIFTER_IMAGEREQUEST"), volumes, modules, bool(ccm))
+
+
+def check_text(name: str, text: str) -> str:
+    """`text`, which a variable is to carry or carried. Raises UserMistake for what a line cannot hold, or an environment."""
+    if len(text) > LONGEST or not text.isprintable():
+        raise UserMistake(f"{name} holds a control character, or is longer than {LONGEST} characters")
+    return text
 
 
 def check_image(kind: str, identifier: str, conf: "Udiroot") -> None:

@@ -11,12 +11,11 @@ import os
 import time
 
 from wlm.failure import NodeFault, UserMistake
+from wlm.remains import inside
 from wlm.state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from runtime.udiroot import Udiroot
     from wlm.request import JobRequest
 
@@ -181,13 +180,14 @@ def _become(argv: "list[str]", environment: "dict[str, str]", log: str, user: st
 
 
 def stop(conf: "Udiroot", state: State) -> None:
-    """Ends the sshd and every process whose root is the prepared container. Raises NodeFault when one survives
-    SIGKILL.
+    """Ends the sshd and what else of the job works in the prepared container (wlm/remains.py). Raises NodeFault when one
+    survives SIGKILL.
     """
+    user = state.read("user")
     pid, _, begun = state.read("sshd").partition(" ")
     deadline = time.monotonic() + START_SECONDS
     while True:
-        victims = set(_inside(conf.udi_mount))
+        victims = set(inside(conf.udi_mount, user))
         if pid.isdigit() and _started(int(pid)) == begun:
             victims.add(int(pid))
         if not victims:
@@ -203,17 +203,6 @@ def stop(conf: "Udiroot", state: State) -> None:
     log = f"{state.directory}/{state.job}.sshd.log"
     if os.path.exists(log):
         os.unlink(log)
-
-
-def _inside(udi_mount: str) -> "Iterator[int]":
-    """Living processes that have the prepared container as their root."""
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                if os.readlink(f"/proc/{name}/root") == udi_mount:
-                    yield int(name)
-            except OSError:
-                continue
 
 
 def _started(pid: int) -> str:

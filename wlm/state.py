@@ -7,6 +7,7 @@
 | `<job>.failed` | when set-up failed | the reason, in one line: the job's steps print it and end |
 | `<job>.ccm` | after set-up for --ccm | tasks are to be put into the container |
 | `<job>.sshd` | when the sshd runs | its pid and start time |
+| `<job>.user` | before anything is set up | the user's uid |
 
 The C plugin reads the same files. They are gone with the node's memory where loopMount is a tmpfs, and a stale one is
 removed by the next prolog.
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from runtime.udiroot import Udiroot
 
-PARTS = ("ready", "failed", "ccm", "sshd")
+PARTS = ("ready", "failed", "ccm", "sshd", "user")
 
 
 class State:
@@ -30,12 +31,13 @@ class State:
         self.directory = f"{conf.loop_mount}/wlm"
         self.job = job
 
-    def begin(self) -> None:
-        """Says that this job's set-up begins, and forgets what an earlier try said."""
+    def begin(self, uid: int) -> None:
+        """Says that the set-up of this user's job begins, and forgets what an earlier try said."""
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         self._write("", str(self.job))
         for part in PARTS:
             self._remove(part)
+        self._write("user", str(uid))
 
     def write(self, part: str, text: str) -> None:
         """Writes one of PARTS; one line, whole or not at all."""

@@ -11,7 +11,7 @@ import sys
 
 from runtime import gateway, munge, reference, udiroot
 from wlm.failure import NodeFault, UserMistake
-from wlm.request import JobRequest, check_image, parse_modules, parse_user_volumes, to_variables
+from wlm.request import JobRequest, check_image, check_text, parse_modules, parse_user_volumes, to_variables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def main(arguments: "dict[str, str]") -> int:
             from wlm import sshd
 
             found["SHIFTER_SSHKEY"] = sshd.keys(munge.default_socket())
-        for name, value in found.items():
-            print(f"{name}={value}")
+        lines = [f"{name}={check_text(name, value)}" for name, value in found.items()]
+        print("\n".join(lines))
     except (LookupFailed, gateway.GatewayError) as error:
         print(f"shifter: {error}", file=sys.stderr)
         return LOOKUP_FAILED
@@ -52,7 +52,8 @@ def variables(arguments: "dict[str, str]", conf: "Udiroot") -> "dict[str, str]":
     job has. Without an image only what was asked for changes. Raises UserMistake, LookupFailed, GatewayError, ValueError.
     """
     volume, module = (
-        arguments.get(name, os.environ.get(f"SHIFTER_{name.upper()}", "")) for name in ("volume", "module")
+        check_text(name, arguments.get(part, os.environ.get(name, "")))
+        for part, name in (("volume", "SHIFTER_VOLUME"), ("module", "SHIFTER_MODULE"))
     )
     volumes, modules = parse_user_volumes(volume), parse_modules(module, conf) if module else None
     check_sources(volumes)

@@ -119,13 +119,16 @@ class Jobs:
     def resume(self, node: str) -> None:
         self.cluster.command("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
-    def push(self, name: str, release: str = "") -> None:
-        """Puts a busybox image into the registry; `release` makes it another one, and tells it in /etc/release."""
+    def push(self, name: str, release: str = "", members: Sequence[tarfile.TarInfo] = ()) -> None:
+        """Puts a busybox image into the registry; `release` makes it another one, and tells it in /etc/release.
+
+        `members` are directories and links that are then laid over it.
+        """
         layout = self.site.directory / "oci" / (release or "busybox")
         if not layout.exists():
             busybox_image.write(layout)
             if release:
-                _insert_release(layout, release)
+                _insert_layer(layout, release, members)
         self.site.push(f"{layout}:latest", name)
 
     def pull(self, name: str, uid: int = ALICE) -> str:
@@ -139,8 +142,8 @@ def _array(options: Sequence[str]) -> bool:
     return any(option.startswith(("--array", "-a")) for option in options)
 
 
-def _insert_release(layout: Path, release: str) -> None:
-    """Adds a layer with /etc/release to the only image of an OCI layout."""
+def _insert_layer(layout: Path, release: str, members: Sequence[tarfile.TarInfo]) -> None:
+    """Adds a layer with /etc/release, and `members`, to the only image of an OCI layout."""
     blobs = layout / "blobs" / "sha256"
 
     def put(content: bytes) -> tuple[str, int]:
@@ -157,6 +160,8 @@ def _insert_release(layout: Path, release: str) -> None:
         member = tarfile.TarInfo("etc/release")
         member.size = len(release) + 1
         tar.addfile(member, io.BytesIO(f"{release}\n".encode()))
+        for other in members:
+            tar.addfile(other)
     digest, size = put(buffer.getvalue())
     index = json.loads((layout / "index.json").read_text())
     manifest = get(index["manifests"][0])

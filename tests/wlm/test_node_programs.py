@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,14 +54,15 @@ def test_a_wrong_command_line_is_one_line_and_status_1(capsys: pytest.CaptureFix
 
 def test_state_files_tell_what_was_begun_and_end_with_the_job(tmp_path: Path) -> None:
     state, other = State(conf(tmp_path), 7), State(conf(tmp_path), 8)
-    state.begin()
+    state.begin(33)
     state.write("failed", "two\nlines")
     state.ready({"SHIFTER_IMAGE": "x", "SHIFTER_VOLUME": "/a:/b;/c:/d=e"})
     assert state.read("failed") == "two lines"
+    assert state.read("user") == "33"
     assert state.variables() == {"SHIFTER_IMAGE": "x", "SHIFTER_VOLUME": "/a:/b;/c:/d=e"}
     assert (other.others(), state.others()) == ([7], [])
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "loop" / "wlm").iterdir()} == {0o600}
-    state.begin()
+    state.begin(33)
     assert (state.read("failed"), state.variables()) == ("", {})
     state.end()
     state.end()
@@ -126,6 +128,40 @@ def test_on_a_unified_hierarchy_the_controller_is_handed_down(tmp_path: Path) ->
     memory_cgroup.make(str(tmp_path), 5, 6, 2)
     assert (tmp_path / "shifter/uid_5/job_6/memory.max").read_text() == str(2 << 20)
     assert {file.read_text() for file in tmp_path.rglob("cgroup.subtree_control")} == {"+memory"}
+
+
+@requires_root
+def test_an_epilog_that_cannot_remove_the_cgroup_can_be_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configuration = tmp_path / "udiRoot.conf"
+    configuration.write_text(f"udiMount={tmp_path}/udi\nloopMount={tmp_path}/loop\nimagePath=/images\nsystem=test\n")
+    for name in ("udi", "loop"):
+        (tmp_path / name).mkdir(mode=0o755)
+    State(conf(tmp_path), 6).begin(5)
+    busy = (
+        tmp_path / "cgroup" / "shifter" / "uid_5" / "job_6" / "busy"
+    )  # a directory that is not empty, as one with processes
+    busy.mkdir(parents=True)
+    argv = ["epilog", "--config", str(configuration), "--job", "6", "--memory-cgroup", str(tmp_path / "cgroup")]
+    with environment_kept():
+        assert main(argv) == 1
+        assert capsys.readouterr().out.startswith("shifter: epilog: ")
+        assert State(conf(tmp_path), 7).others() == [6]
+        busy.rmdir()
+        assert main(argv) == 0
+    assert State(conf(tmp_path), 7).others() == []
+    assert not (tmp_path / "cgroup" / "shifter").exists()
+
+
+@contextmanager
+def environment_kept() -> Iterator[None]:
+    """The programs clear their environment, which here is that of all tests."""
+    kept = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 @pytest.fixture

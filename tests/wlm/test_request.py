@@ -1,10 +1,13 @@
 """What a job asks for, from submission to node: accepted once, written as variables, and never believed."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runtime.udiroot import Udiroot, parse
 from wlm.failure import UserMistake
-from wlm.request import JobRequest, from_variables, parse_modules, to_variables
+from wlm.prolog import asked_for
+from wlm.request import JobRequest, from_variables, parse_modules, parse_user_volumes, to_variables
 
 ID = "3f" * 32
 
@@ -58,6 +61,49 @@ def test_what_no_submission_would_have_let_through_is_refused_by_name(variables:
         from_variables(variables, conf())
     assert reason in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+NAMES = ("IMAGE", "IMAGETYPE", "IMAGEREQUEST", "VOLUME", "MODULE", "CCM")
+TEXTS = st.text() | st.sampled_from(
+    [ID, "id", "local", "/", "1", "none", "a,b", "/a:/b;/c:/d:ro", "/a:/b:perNodeCache=size=1G"]
+)
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), TEXTS))
+def test_any_text_is_a_request_that_comes_back_the_same_or_the_users_mistake_in_one_line(texts: dict[str, str]) -> None:
+    site = conf("allowLocalChroot=1\nmodule_a_siteEnv=A=1\nmodule_b_siteEnv=B=1\n")
+    try:
+        request = from_variables(spank(**texts), site)
+    except UserMistake as error:
+        assert len(str(error).splitlines()) == 1
+        return
+    carried = {f"SPANK_{name}": value for name, value in to_variables(request).items()}
+    assert all(value.isprintable() for value in carried.values())
+    assert from_variables(carried, site) == request
+
+
+@pytest.mark.parametrize(
+    ("reason", "users"),
+    [
+        ("cannot make a perNodeCache file: /var/cache: File too large", True),
+        ("cannot mount /gone at /mnt: No such file or directory", True),
+        ("cannot mount /site at /scratch: No such file or directory", False),
+        ("cannot make a file of the container: /var/hostsfile: Is a directory", True),
+        ("cannot make a file of the container: /var/hostsfile: No space left on device", False),
+        ("cannot open a directory of the container: /var: Too many levels of symbolic links", True),
+        ("cannot open a directory of the container: /var: Input/output error", False),
+        ("cannot write in the container: /tmp/x: it is not the start's own file system", True),
+        ("cannot copy into the container: /opt/udiImage/sshd: No such file or directory", False),
+        ("cannot attach a loop device: No such file or directory", False),
+    ],
+)
+def test_what_the_launcher_cannot_do_is_the_users_fault_where_another_job_would_not_meet_it(
+    reason: str, users: bool
+) -> None:
+    request = JobRequest("id", ID, volumes=parse_user_volumes("/gone:/mnt;/tmp:/c:perNodeCache=size=1G"))
+    assert asked_for(reason, request) is users
+    if "perNodeCache" in reason:
+        assert not asked_for(reason, JobRequest("id", ID))
 
 
 def test_local_images_are_for_sites_that_allow_them_and_absolute() -> None:
