@@ -134,7 +134,7 @@ def summarise(machine: Machine, seed: int, downloads: int) -> Launch:
         failures=dict(sorted(record.failures.items())),
         crashed_nodes=record.crashed_nodes,
         phases=phases,
-        stations=tuple(station.report(now) for station in machine.stations()),
+        stations=tuple(station.report(float(ready.max()) if len(ready) else now) for station in machine.stations()),
         gateway_lookups=machine.gateway.lookups,
         gateway_pulls=machine.gateway.pulls,
         gateway_timeouts=machine.gateway.timeouts,

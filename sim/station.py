@@ -37,7 +37,8 @@ class Window:
 
 @dataclass(frozen=True)
 class StationReport:
-    """What a station did: counts, seconds and ratios over the whole run."""
+    """What a station did: counts and seconds over the whole run. `utilisation` is the part of the time until the last task
+    was up in which its servers worked: what the nodes send afterwards (epilogs) holds up no start."""
 
     name: str
     servers: int
@@ -120,10 +121,11 @@ class Station:
         return times[order], np.cumsum(change[order])
 
     def report(self, end: float) -> StationReport:
-        """The account of this station over [0, end] seconds."""
+        """The account of this station; its utilisation over [0, end] seconds."""
         arrivals, starts, departures = (np.array(a) for a in (self.arrivals, self.starts, self.departures))
         busy = float(np.sum(departures - starts)) if len(arrivals) else 0.0
         waits = starts - arrivals
+        before = float(np.sum(np.minimum(departures, end) - np.minimum(starts, end))) if len(arrivals) else 0.0
         return StationReport(
             name=self.name,
             servers=self.servers,
@@ -131,7 +133,7 @@ class Station:
             operations=self.operations,
             bytes=self.bytes,
             busy=busy,
-            utilisation=busy / (end * self.servers) if end > 0 else 0.0,
+            utilisation=before / (end * self.servers) if end > 0 else 0.0,
             mean_wait=float(waits.mean()) if len(waits) else 0.0,
             longest_wait=float(waits.max()) if len(waits) else 0.0,
             peak_queue=int(self.queue()[1].max()) if len(arrivals) else 0,

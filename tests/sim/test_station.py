@@ -37,6 +37,7 @@ def test_the_second_visitor_waits_for_the_first() -> None:
     assert list(station.departures) == [2.0, 4.0]
     assert station.report(4.0).utilisation == 1.0
     assert station.report(4.0).longest_wait == 1.0
+    assert station.report(2.0).utilisation == 1.0, "what comes after the last task is up does not count"
 
 
 def test_two_servers_serve_two_at_once() -> None:
