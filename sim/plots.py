@@ -24,11 +24,17 @@ class NoPlots(Exception):
     """matplotlib is not installed."""
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def needed() -> Any:
+    """matplotlib; raises NoPlots where it is not installed."""
     try:
         import matplotlib
     except ImportError:
         raise NoPlots("plots need matplotlib: install shifter[plots]") from None
+    return matplotlib
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    matplotlib = needed()
     matplotlib.use("svg")
     from matplotlib import pyplot
 

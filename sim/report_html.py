@@ -29,11 +29,15 @@ left; padding-left: 0; } td.text, th.text { text-align: left; color: #555; white
 
 
 def page(
-    scenario: Scenario, outcomes: Sequence[Launch], seed: int, step: Callable[[str], None] = lambda text: None
+    scenario: Scenario,
+    outcomes: Sequence[Launch],
+    seed: int,
+    step: Callable[[str], None] = lambda text: None,
+    curves: str = "",
 ) -> str:
-    """The page for launches of one scenario at several numbers of nodes. `step` hears what is computed."""
+    """The page for launches of one scenario at several numbers of nodes. `step` hears what is computed; `curves` is what
+    `strategies` gave, where it has been drawn already."""
     last = outcomes[-1]
-    sizes = [outcome.nodes for outcome in outcomes]
     parts = [
         f"<h1>{escape(scenario.name)}</h1><p class=note>{escape(scenario.description)}</p>",
         f"<p>{last.tasks} tasks a node, {last.plan_steps} plan steps a start, seed {seed}.</p>",
@@ -44,7 +48,7 @@ def page(
         step("strategies")
         parts += ["<h2>Start-up against nodes, by how the image reaches them</h2>"]
         parts += ["<p class=note>Time until the last task is up; everything else as in this scenario.</p>"]
-        parts += [_strategies(scenario, outcomes, sizes, seed)]
+        parts += [curves or strategies(scenario, outcomes, seed)]
         step("timeline")
         run = launch.play(scenario, last.nodes, seed)
         parts += [f"<h2>One launch on {last.nodes} nodes</h2>", plots.timeline(run.machine)]
@@ -64,12 +68,15 @@ def page(
     )
 
 
-def _strategies(scenario: Scenario, outcomes: Sequence[Launch], sizes: Sequence[int], seed: int) -> str:
+def strategies(scenario: Scenario, outcomes: Sequence[Launch], seed: int) -> str:
+    """SVG of the time to the last task against nodes, a curve for each way in which an image can reach them. Raises
+    NoPlots."""
+    plots.needed()  # before anything is played
     series: dict[str, list[tuple[float, float]]] = {}
     for strategy in STRATEGIES:
         points = []
-        for nodes, known in zip(sizes, outcomes, strict=True):
-            outcome = known
+        for known in outcomes:
+            outcome, nodes = known, known.nodes
             if strategy != scenario.launch.strategy:
                 try:
                     changed = replaced(scenario, "launch", {"strategy": strategy})
