@@ -43,6 +43,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     one.add_argument("--nodes", type=_numbers, metavar="N,N,...", help="numbers of nodes (the scenario's own)")
     one.add_argument("--json", type=Path, metavar="FILE", help="write every figure as JSON (- for standard output)")
     one.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots")
+    one.add_argument("--svg", type=Path, metavar="FILE", help="write the plot of start-up against nodes alone")
     _common(one)
 
     two = _command(subparsers, "compare", show_compare, "two scenarios side by side")
@@ -155,8 +156,12 @@ def show_launch(arguments: argparse.Namespace) -> int:
             progress.update(task, description=f"{nodes} nodes")
             outcomes.append(launch.simulate(scenario, nodes, arguments.seed))
             progress.advance(task, nodes)
+        curves = ""
+        if arguments.svg:
+            curves = report_html.strategies(scenario, outcomes, arguments.seed)
+            arguments.svg.write_text(curves + "\n", encoding="utf-8")
         if arguments.html:
-            page = report_html.page(scenario, outcomes, arguments.seed, _step(progress, task))
+            page = report_html.page(scenario, outcomes, arguments.seed, _step(progress, task), curves)
             arguments.html.write_text(page, encoding="utf-8")
     if arguments.json:
         _write(arguments.json, [json.loads(outcome.as_json()) for outcome in outcomes])
@@ -182,7 +187,7 @@ def show_compare(arguments: argparse.Namespace) -> int:
     one, other = (launch.simulate(s, arguments.nodes, arguments.seed) for s in scenarios)
     console = _console()
     for key, a, b in differences(scenarios[0], scenarios[1]):
-        console.print(f"{key}: {a} → {b}", highlight=False)
+        console.print(f"{key}: {report_text.plain(a)} → {report_text.plain(b)}", highlight=False)
     console.print(f"\n{one.nodes} and {other.nodes} nodes, seed {arguments.seed}\n", highlight=False)
     console.print(report_text.compare(one, other, names), highlight=False)
     return 0
@@ -221,11 +226,11 @@ def show_advice(arguments: argparse.Namespace) -> int:
         def heard(done: int, of: int) -> None:
             progress.update(task, completed=done, total=of)
 
-        before, effects = advise.advise(scenario, arguments.nodes, arguments.seed, heard)
+        found = advise.advise(scenario, arguments.nodes, arguments.seed, heard)
     if arguments.json:
-        _write(arguments.json, [dataclasses.asdict(effect) | {"gain": effect.gain} for effect in effects])
+        _write(arguments.json, [dataclasses.asdict(effect) | {"gain": effect.gain} for effect in found.effects])
     if str(arguments.json) != "-":
-        _console().print(report_text.advice(before, effects), highlight=False)
+        _console().print(report_text.advice(found), highlight=False)
     return 0
 
 

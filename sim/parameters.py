@@ -138,7 +138,7 @@ class GatewayParameters:
     """The image gateway."""
 
     gateways: int = param(1, "gateways", "gateways that clients choose among")
-    threads: int = param(8, "threads", "requests that one gateway answers at the same time")
+    threads: int = param(16, "threads", "requests that one gateway answers at the same time (RequestThreads)")
     lookup_seconds: float = param(1.5e-3, "s", "CPU of one look-up (and one poll of a pull), munge and all")
     client_seconds: float = param(8e-3, "s", "what the asking program itself needs: start, credential, connection")
     timeout: float = param(10.0, "s", "how long a client waits for an answer before it tries again (gatewayTimeout)")

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sim.advise import Change, Effect, limit, rescue
+from sim.advise import WORTH, Advice, Change
 from sim.result import PHASES, Launch
 from sim.station import StationReport
 
@@ -39,7 +39,7 @@ def number(value: float) -> str:
 
 
 def busiest(stations: Sequence[StationReport]) -> StationReport | None:
-    """The station with the highest utilisation."""
+    """The station with the highest utilisation until the last task was up."""
     used = [s for s in stations if s.visits]
     return max(used, key=lambda s: s.utilisation) if used else None
 
@@ -177,17 +177,75 @@ def _bytes(outcome: Launch) -> int:
     return sum(s.bytes for s in outcome.stations if s.name.startswith("data server"))
 
 
-def _plain(value: object) -> str:
+#: How a site does what `advise` proposes; by the parameter, or by parameter and value.
+_HOW = {
+    "launch.strategy = squashfs": "a container that brings the modules along",
+    "launch.strategy = erofs": "DefaultImageFormat in imagemanager.json, on Linux 6.12 or newer",
+    "launch.prepared": "the SPANK plugin in plugstack.conf, whose prolog prepares",
+    "launch.by_tag": "the SPANK plugin looks the image up at submission",
+    "node.max_loop": "max_loop of the loop module",
+    "filesystem.read_bytes": "smaller stripes (lfs setstripe -S), before images are pulled",
+    "filesystem.stripes": "more stripes (lfs setstripe -c), before images are pulled",
+    "slurm.tree_width": "TreeWidth in slurm.conf",
+    "gateway.threads": "RequestThreads in imagemanager.json",
+    "imports.source = image": "the modules are put into the image",
+    "imports.source = node-cache": "each node copies an archive of the modules to its own disk",
+}
+#: What a figure that is better by a factor is called.
+_FACTORS = {2.0: "twice as much", 0.5: "half of it", 0.0: "none of it"}
+
+
+def plain(value: object) -> str:
+    """A parameter's value as `--set` takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _words(change: Change) -> str:
-    return ", ".join(f"{key} = {_plain(value)}" for key, value in ((change.key, change.value), *change.also))
+    return ", ".join(f"{key} = {plain(value)}" for key, value in ((change.key, change.value), *change.also))
 
 
-def advice(before: Launch, effects: Sequence[Effect], most: int = 8) -> RenderableType:
+def _saves(before: float, after: float) -> str:
+    """The part of the time that is saved; where it takes more than twice as long, how many times."""
+    gain = 1 - after / before
+    return f"{after / before:.3g}x as long" if gain < -1 else f"{gain + 0.0:.0%}".replace("-0%", "0%")
+
+
+def _limits(advice: Advice) -> list[RenderableType]:
+    """What limits the launch, what the site can do about it now, and what limits it then."""
+    limiting, best, again = advice.limit, advice.best, advice.again
+    parts: list[RenderableType] = []
+    if limiting is None:
+        parts.append("No single figure limits it: none of them, made twice as good, saves 5%.")
+    else:
+        much = _FACTORS[limiting.change.factor]
+        parts.append(f"[bold]{limiting.change.key}[/bold] limits it: {much} saves {limiting.gain:.0%}.")
+    if best is None or best.after is None:
+        parts.append("Nothing that the site can configure saves 5%.")
+    else:
+        change = best.change
+        how = _HOW.get(f"{change.key} = {plain(change.value)}", _HOW.get(change.key))
+        line = f"Without buying anything, [bold]{_words(change)}[/bold] saves {best.gain:.0%}"
+        parts.append(f"{line}: {how}." if how else f"{line}.")
+        if limiting is not None and advice.together is not None:
+            more = 1 - advice.together / best.after
+            much = _FACTORS[limiting.change.factor]
+            parts.append(
+                f"Then {limiting.change.key} limits it no longer."
+                if more < WORTH
+                else f"Then {limiting.change.key} still counts: {much} saves {more:.0%} of what is left."
+            )
+    if again is not None:
+        parts.append(
+            f"On nodes that have started the same before, the plan is cached: {seconds(again.after)} ({again.gain:.0%} less)."
+        )
+    return parts
+
+
+def advice(found: Advice, most: int = 8) -> RenderableType:
     """What limits the launch, and the best changes of each kind."""
-    limiting, saving = limit(list(effects)), rescue(list(effects))
+    before, effects, saving = found.before, found.effects, found.rescue
     parts: list[RenderableType] = [
         f"{before.nodes} nodes x {before.tasks} tasks: last task after {seconds(before.last_task)}"
     ]
@@ -198,12 +256,8 @@ def advice(before: Launch, effects: Sequence[Effect], most: int = 8) -> Renderab
         )
     elif before.failed_tasks:
         parts.append("None of these changes lets more of them start.")
-    if before.last_task is None:
-        pass  # no time to compare with
-    elif limiting is None:
-        parts.append("No single figure limits it: none of them, made twice as good, saves 5%.")
-    else:
-        parts.append(f"[bold]{limiting.change.key}[/bold] limits it: twice as good saves {limiting.gain:.0%}.")
+    if before.last_task is not None:  # else there is no time to compare with
+        parts += _limits(found)
     for kind, title in (("configure", "What the site can configure"), ("improve", "What would have to become better")):
         table = Table(title=title, title_justify="left", **LOOK)
         for heading in ("change", "last task", "saves", "failed tasks"):
@@ -213,7 +267,7 @@ def advice(before: Launch, effects: Sequence[Effect], most: int = 8) -> Renderab
             table.add_row(
                 _words(effect.change),
                 seconds(effect.after),
-                "-" if effect.before is None or effect.after is None else f"{effect.gain:.0%}",
+                "-" if effect.before is None or effect.after is None else _saves(effect.before, effect.after),
                 failed if effect.failed_before != effect.failed_after else str(effect.failed_after),
             )
         parts += ["", table]

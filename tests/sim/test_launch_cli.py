@@ -49,6 +49,27 @@ def test_launch_writes_a_page_that_needs_nothing_beside_itself(tmp_path: Path) -
         assert word in text
 
 
+def test_the_plot_of_start_up_against_nodes_is_written_alone_and_is_the_page_s(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    plot, page = tmp_path / "launch.svg", tmp_path / "launch.html"
+    assert cli.main(["launch", "small", "--nodes", "2,4", "--svg", str(plot), "--html", str(page), *QUICK]) == 0
+    text = plot.read_text()
+    assert text.startswith("<svg ")
+    assert "no container" in text
+    assert text.strip() in page.read_text()
+
+
+def test_a_plot_without_matplotlib_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert cli.main(["launch", "small", "--nodes", "2", "--svg", str(tmp_path / "launch.svg"), *QUICK]) == 1
+    assert capsys.readouterr().err == "shifter-sim: plots need matplotlib: install shifter[plots]\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_plots_have_readable_axes() -> None:
     pytest.importorskip("matplotlib")
     import re
@@ -150,7 +171,7 @@ def test_compare_names_what_differs_and_by_how_much(capsys: pytest.CaptureFixtur
     assert cli.main(["compare", "small", "small", "--nodes", "4", *QUICK, *second]) == 0
     out = capsys.readouterr().out
     assert "launch.strategy: squashfs → erofs" in out
-    assert "launch.prepared: True → False" in out
+    assert "launch.prepared: true → false" in out
     assert any(line.split()[:3] == ["loop", "devices", "a"] for line in out.splitlines())
 
 
@@ -177,7 +198,7 @@ def test_advise_names_the_figure_that_limits_the_launch(capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert "filesystem.metadata_rate limits it" in out
     best = json.loads(file.read_text())[0]
-    assert best["change"] == {"key": "imports.source", "value": "image", "kind": "configure", "also": []}
+    assert best["change"] == {"key": "imports.source", "value": "image", "kind": "configure", "also": [], "factor": 1.0}
     assert best["gain"] > 0.9
 
 
@@ -187,10 +208,59 @@ def test_advise_for_modules_on_the_file_system_names_the_container_that_brings_t
     bare = ("--set", "launch.strategy=none", "--set", "imports.files=500", "--set", "imports.source=filesystem")
     assert cli.main(["advise", "small", "--nodes", "8", *QUICK, *bare]) == 0
     out = capsys.readouterr().out
-    row = next(line for line in out.splitlines() if "launch.strategy = squashfs, imports.source = image" in line)
+    proposed = "launch.strategy = squashfs, imports.source = image"
+    assert f"Without buying anything, {proposed} saves " in out
+    row = next(line for line in out.splitlines() if line.startswith(proposed))
     assert int(row.split()[-2].removesuffix("%")) > 50
     assert any(line.startswith("imports.source = node-cache") for line in out.splitlines())
     assert "node.plan_cached" not in out  # without a container nobody plans
+
+
+def test_advise_says_whether_what_can_be_configured_takes_the_limit_away(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["advise", "centre-1000", "--nodes", "300", *QUICK, "--set", "node.slow_probability=0"]) == 0
+    out = capsys.readouterr().out
+    assert "filesystem.data_bandwidth limits it: twice as much saves " in out
+    assert "Without buying anything, filesystem.stripes = 32 saves " in out
+    assert "Then filesystem.data_bandwidth " in out
+    assert "Nothing that the site can configure" not in out
+
+
+def test_advise_for_a_start_that_reads_fewer_stripes_than_there_are_servers_makes_them_smaller(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "advice.json"
+    slow = ("--set", "filesystem.data_bandwidth=1e9", "--json", str(file))
+    assert cli.main(["advise", "centre-10000", "--nodes", "500", *QUICK, *slow]) == 0
+    assert (
+        "Without buying anything, filesystem.stripes = 96, filesystem.read_bytes = 65536 saves "
+        in capsys.readouterr().out
+    )
+    changed = [e["change"] for e in json.loads(file.read_text()) if e["change"]["key"].startswith("filesystem")]
+    layouts = [(c["key"], c["value"], c["also"]) for c in changed if c["kind"] == "configure"]
+    assert sorted(layouts) == [
+        ("filesystem.read_bytes", 262144, []),
+        ("filesystem.stripes", 96, [["filesystem.read_bytes", 65536]]),
+    ]
+
+
+def test_advise_does_not_sell_what_comes_by_itself_as_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["advise", "small", *QUICK]) == 0
+    out = capsys.readouterr().out
+    assert "On nodes that have started the same before, the plan is cached: " in out
+    assert "node.plan_cached" not in out
+    assert "gateway.threads" not in out, "one job asks once"
+    assert "x as long" in out
+
+
+def test_what_advise_and_compare_print_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
+    from sim import scenario
+
+    bare = ("--set", "launch.prepared=false", "--set", "launch.by_tag=true", "--nodes", "2")
+    assert cli.main(["advise", "small", *QUICK, *bare]) == 0
+    shown = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines() if " = " in line and "  " in line]
+    assert {"launch.prepared = true", "launch.by_tag = false", "gateway.threads = 32"} <= set(shown)
+    for line in shown:
+        scenario.load("small", line.split(", "))
 
 
 def test_advise_for_a_launch_of_which_nothing_gets_up_says_what_would_let_it_start(
