@@ -1,6 +1,8 @@
 """What breaks around a job, on a real cluster: gateways, nodes, disks, prologs. Users who mean ill: test_slurm_hostile.py."""
 
+import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -260,3 +262,36 @@ def test_image_removed_after_submission_is_kept_for_the_job(jobs: Jobs) -> None:
     jobs.cluster.command("scontrol", "release", queued)
     assert jobs.wait(queued) == "COMPLETED", jobs.output(queued)
     assert jobs.output(queued) == "doomed\n"
+
+
+def test_image_expired_after_submission_is_kept_for_the_job(jobs: Jobs) -> None:
+    identifiers = {}
+    for name in ("waited", "unasked"):
+        jobs.push(f"{name}:1", name)
+        identifiers[name] = jobs.pull(f"{name}:1")
+    queued = jobs.sbatch("srun shifter cat /etc/release", "--hold", "-N1", "--exclusive", "--image=waited:1")
+    try:
+        assert {"docker:waited:1", "docker:unasked:1"} <= set(autoexpire(jobs))
+        images = jobs.site.directory / "images"
+        assert (images / f"{identifiers['waited']}.squashfs").exists()
+        assert not (images / f"{identifiers['unasked']}.squashfs").exists()
+        assert jobs.run("shifterimg", "lookup", "waited:1").returncode != 0
+        jobs.cluster.command("scontrol", "release", queued)
+        assert jobs.wait(queued) == "COMPLETED", jobs.output(queued)
+        assert jobs.output(queued) == "waited\n"
+    finally:
+        jobs.pull("busybox:1")
+
+
+def autoexpire(jobs: Jobs) -> list[str]:
+    """Lets every image expire as by a policy that keeps none unused, sweeps the store without grace; what expired."""
+    directory = jobs.site.directory
+    strict = directory / "etc" / "strict.json"
+    text = (directory / "etc" / "imagemanager.json").read_text()
+    kept = '"ImageExpirationTimeout": "90:00:00:00"'
+    assert kept in text
+    strict.write_text(text.replace(kept, '"ImageExpirationTimeout": "00:00:00:00"'))
+    admin = [sys.executable, "-m", "catalog.admin", "--config", str(strict)]
+    done = subprocess.run([*admin, "autoexpire", "--json"], check=True, capture_output=True, text=True)
+    subprocess.run([*admin, "store", "gc", "--grace", "0"], check=True, capture_output=True)
+    return [record["image"] for record in json.loads(done.stdout)]
