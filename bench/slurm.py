@@ -24,9 +24,11 @@ from sim import busybox_image
 from sim.cluster import Cluster, until
 from sim.site import Site
 from tests.runtime.munge_daemon import running
+from tests.site.slurm_opens import opens
 
 USER = 33  # www-data
 NODES = 64
+SQUASHFS, EROFS = "busybox:1", "busybox:erofs"
 ROUNDS = 7
 PROLOG_SECONDS = 0.015  # allowed for each node and core, beside 1.5 times a prolog that does nothing
 CORES = 2
@@ -34,21 +36,38 @@ CORES = 2
 
 @functools.cache
 def site() -> Site:
-    """The cluster that all rows share, with busybox:1 pulled; taken down at exit."""
+    """The cluster that all rows share, with SQUASHFS and EROFS pulled, each in its format; taken down at exit."""
     directory = Path(tempfile.mkdtemp(prefix="shifter-bench-", dir="/tmp"))
     directory.chmod(0o755)
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     first = Site.up(directory / "site")
     with (directory / "site" / "etc" / "udiRoot.conf").open("a") as conf:
         conf.write("holdLinger=0\n")
+    busybox_image.write(directory / "oci")
+    pull(first, directory, SQUASHFS)
     first.down()
+    manager = directory / "site" / "etc" / "imagemanager.json"
+    manager.write_text(manager.read_text().replace('"DefaultImageFormat": "squashfs"', '"DefaultImageFormat": "erofs"'))
     found = Site.up(directory / "site", nodes=NODES)
     atexit.register(found.down)
-    busybox_image.write(directory / "oci")
-    found.push(f"{directory}/oci:latest", "busybox:1")
-    pulled = found.run_as(USER, ["shifterimg", "pull", "busybox:1"])
-    assert pulled.returncode == 0, pulled.stderr
+    # The same content under another digest: an image has one format.
+    subprocess.run(
+        ["umoci", "config", "--image", f"{directory}/oci:latest", "--config.label", "format=erofs"], check=True
+    )
+    pull(found, directory, EROFS)
     return found
+
+
+def pull(site: Site, directory: Path, name: str) -> None:
+    site.push(f"{directory}/oci:latest", name)
+    pulled = site.run_as(USER, ["shifterimg", "pull", name])
+    assert pulled.returncode == 0, pulled.stderr
+
+
+def image_file(name: str) -> Path:
+    """The file that nodes mount: a link, whose name tells the format."""
+    identifier = run(["shifterimg", "lookup", name]).strip()
+    return next((site().directory / "images").glob(f"{identifier}.*fs"))
 
 
 def cluster() -> Cluster:
@@ -120,7 +139,7 @@ for i in $(seq {ROUNDS}); do
 done
 """
     idle()
-    output = run(["salloc", "-Q", f"-N{NODES}", "--exclusive", "--image=busybox:1", "sh", "-c", script])
+    output = run(["salloc", "-Q", f"-N{NODES}", "--exclusive", f"--image={SQUASHFS}", "sh", "-c", script])
     bare, contained = zip(*(map(int, line.split()) for line in output.splitlines()), strict=True)
     return min(contained) / 1e9, min(contained) / min(bare)  # the least disturbed of each
 
@@ -134,7 +153,7 @@ def prolog() -> tuple[float, float]:
     bare, prepared = [], []
     for _ in range(ROUNDS):
         bare.append(seconds(["srun", f"-N{NODES}", "--exclusive", "/bin/true"]))
-        prepared.append(seconds(["srun", f"-N{NODES}", "--exclusive", "--image=busybox:1", "/bin/true"]))
+        prepared.append(seconds(["srun", f"-N{NODES}", "--exclusive", f"--image={SQUASHFS}", "/bin/true"]))
     took = statistics.median(prepared)
     return took, took / (1.5 * statistics.median(bare) + PROLOG_SECONDS * NODES / CORES)
 
@@ -171,18 +190,41 @@ def requests() -> tuple[float, None]:
     """What one job of 64 nodes asks of the gateway, from submission to end."""
     idle()
     with counted() as seen:
-        run(["srun", f"-N{NODES}", "--exclusive", "--image=busybox:1", "shifter", "/bin/true"])
+        run(["srun", f"-N{NODES}", "--exclusive", f"--image={SQUASHFS}", "shifter", "/bin/true"])
     return len(seen), None
+
+
+@row("slurm.opens.64", unit="per node", goal=1, better="less")
+def image_opens() -> tuple[float, None]:
+    """How often nodes open the image file, from the prolog to the epilog of a job with two steps of four tasks a node."""
+    idle()
+    script = f"srun -O -n{4 * NODES} shifter /bin/true; srun -O -n{4 * NODES} shifter /bin/true"
+    with opens(image_file(SQUASHFS)) as seen:
+        run(["salloc", "-Q", f"-N{NODES}", "--exclusive", f"--image={SQUASHFS}", "sh", "-c", script])
+        idle()
+    return len(seen) / NODES, None
 
 
 @row("slurm.loops.64", unit="per node", goal=1, better="less")
 def loop_devices() -> tuple[float, None]:
-    """Loop devices, and with them image opens, of a job with four tasks a node at work."""
+    """Loop devices of a job with four tasks a node at work."""
+    return loops_at_work(SQUASHFS), None
+
+
+@row("slurm.loops.erofs", unit="per node", goal=0, better="less")
+def loop_devices_erofs() -> tuple[float, None]:
+    """The same with an EROFS image, which Linux mounts from its file from 6.12 on."""
+    assert image_file(EROFS).suffix == ".erofs"
+    return loops_at_work(EROFS), None
+
+
+def loops_at_work(image: str) -> float:
+    """Loop devices for each node while a job of all is at work."""
     idle()
     scratch = site().directory / "scratch"
     script = f"srun -O -n{4 * NODES} shifter /bin/true; touch {scratch}/ready; while [ ! -e {scratch}/go ]; do sleep 0.05; done"
     job = run(
-        ["sbatch", "--parsable", "-o/dev/null", f"-N{NODES}", "--exclusive", "--image=busybox:1", f"--wrap={script}"]
+        ["sbatch", "--parsable", "-o/dev/null", f"-N{NODES}", "--exclusive", f"--image={image}", f"--wrap={script}"]
     ).strip()
     until((scratch / "ready").exists, f"job {job} runs", 120)
     found = loops()
@@ -190,13 +232,13 @@ def loop_devices() -> tuple[float, None]:
     until(lambda: not run(["squeue", "-h", "-j", job]), f"job {job} ends", 120)
     for name in ("ready", "go"):
         (scratch / name).unlink()
-    return found / NODES, None
+    return found / NODES
 
 
 @row("slurm.loops.after", unit="devices", goal=0, better="less")
 def loop_devices_after() -> tuple[float, None]:
     """Loop devices after the epilogs, where the site lets no image linger."""
-    run(["srun", f"-N{NODES}", "--exclusive", "--image=busybox:1", "shifter", "/bin/true"])
+    run(["srun", f"-N{NODES}", "--exclusive", f"--image={SQUASHFS}", "shifter", "/bin/true"])
     idle()
     return loops(), None
 
@@ -206,5 +248,5 @@ def tasks() -> tuple[float, None]:
     """256 tasks that start at once on 16 nodes, each in a container."""
     idle()
     inner = ["srun", "-n256", "-O", "shifter", "sh", "-c", "grep ^ID /etc/os-release"]
-    output = run(["salloc", "-Q", "-N16", "--exclusive", "--image=busybox:1", *inner])
+    output = run(["salloc", "-Q", "-N16", "--exclusive", f"--image={SQUASHFS}", *inner])
     return 256 - output.count("ID=busybox"), None

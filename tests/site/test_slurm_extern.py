@@ -1,8 +1,9 @@
-"""The sshd as part of a job's extern step, with Slurm's own cgroups where the machine has them; and other option names."""
+"""The sshd in a job's extern step, with Slurm's own cgroups where the machine has them; other option names; EROFS images."""
 
 import errno
 import fcntl
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,9 @@ from tests.site.slurm_jobs import ALICE, Jobs, slurm_site
 from wlm.sshd_bundle import bundle
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
+KERNEL = tuple(int(part) for part in os.uname().release.split(".")[:2])
 
-pytestmark = [pytest.mark.slurm, requires("sshd", "ssh-keygen", "patchelf")]
+pytestmark = [pytest.mark.slurm, requires("sshd", "ssh-keygen", "patchelf", "mkfs.erofs")]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,8 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
     udiroot = [f"optUdiImage={udi_image}", "siteEnvAppend=PATH=/opt/udiImage/bin"]
     spank = "enable_sshd=1 extern_cgroup=1 long_options=1 sshd_port=2204"
     slurm_conf = {"ProctrackType": "proctrack/cgroup"} if FREEZER.exists() else {}
-    with freezer(), slurm_site(2, spank=spank, udiroot=udiroot, slurm_conf=slurm_conf) as found:
+    erofs = [('"DefaultImageFormat": "squashfs"', '"DefaultImageFormat": "erofs"')]
+    with freezer(), slurm_site(2, spank=spank, udiroot=udiroot, slurm_conf=slurm_conf, imagemanager=erofs) as found:
         yield found
 
 
@@ -98,3 +101,18 @@ def test_long_option_names_and_the_port_of_the_sshd(jobs: Jobs) -> None:
     )
     script = "srun shifter ls -d /a /b; shifter grep Port /etc/ssh/ssh_config"
     assert jobs.done(script, "-N1", "--exclusive", *options).split() == ["/a", "/b", "Port", "2204"]
+
+
+@pytest.mark.skipif(KERNEL < (6, 12), reason="this kernel mounts EROFS from block devices only")
+def test_an_erofs_image_takes_no_loop_device(jobs: Jobs) -> None:
+    script = """
+srun shifter grep -m 1 -o ' erofs ' /proc/mounts
+touch mounted; while [ ! -e looked ]; do sleep 0.02; done
+"""
+    job = jobs.sbatch(script, "-N2", "--exclusive", "--shifter-image=busybox:1")
+    until((jobs.scratch / "mounted").exists, "the step is done")
+    attached = subprocess.run(["losetup", "-l", "-n", "-O", "BACK-FILE"], capture_output=True, text=True, check=True)
+    (jobs.scratch / "looked").touch()
+    assert jobs.wait(job) == "COMPLETED", jobs.output(job)
+    assert jobs.output(job) == " erofs \n" * 2
+    assert str(jobs.site.directory) not in attached.stdout

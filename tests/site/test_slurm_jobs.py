@@ -12,6 +12,7 @@ import pytest
 
 from sim.cluster import until
 from tests.site.slurm_jobs import BOB, Jobs, slurm_site
+from tests.site.slurm_opens import opens
 
 pytestmark = pytest.mark.slurm
 
@@ -308,3 +309,13 @@ def test_a_job_asks_the_gateway_once_however_many_nodes_and_steps(jobs: Jobs) ->
         script = "srun shifter true; srun -n8 shifter true; shifter true; srun --overlap shifter true"
         jobs.done(script, "-N4", *JOIN)
         assert len(requests) == 1 and b"/api/lookup/" in requests[0], requests
+
+
+def test_a_job_opens_the_image_once_a_node_however_many_steps_and_tasks(jobs: Jobs) -> None:
+    image = jobs.site.directory / "images" / f"{identifier(jobs)}.squashfs"
+    try:
+        with opens(image) as seen:
+            jobs.done("srun -n8 shifter true; srun shifter true; shifter true", "-N4", *JOIN)
+    except OSError as error:
+        pytest.skip(f"this kernel does not tell of opens: {error}")
+    assert len(seen) == 4
