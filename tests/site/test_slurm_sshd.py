@@ -160,6 +160,15 @@ def test_the_sshd_and_its_children_are_in_the_memory_cgroup_of_the_job(jobs: Job
     assert not (MEMORY / "shifter" / f"uid_{ALICE}").exists()
 
 
+@pytest.mark.skipif(
+    not (HIERARCHY / "memory.usage_in_bytes").exists(), reason="no cgroup v1 memory hierarchy is mounted here"
+)
+@pytest.mark.parametrize("asked", ["--mem=200", "--mem-per-cpu=100"])
+def test_the_memory_cgroup_is_limited_to_what_the_job_has_on_a_node_of_two_cpus(jobs: Jobs, asked: str) -> None:
+    limit = f"{MEMORY}/shifter/uid_{ALICE}/job_$SLURM_JOB_ID/memory.limit_in_bytes"
+    assert jobs.done(f"cat {limit}", "-N1", "-n1", asked, *JOIN) == f"{200 << 20}\n"
+
+
 def test_ccm_puts_script_and_tasks_into_a_container_of_the_node(jobs: Jobs) -> None:
     script = "cat /var/hostsfile; srun -n2 sh -c 'cat /var/shifterConfig.json'; ssh n2 'hostname; cat /var/hostsfile'"
     output = jobs.done(script, "-N2", "-n2", "-w", "n1,n2", "--exclusive", "--ccm")

@@ -25,6 +25,25 @@ def test_the_plugin_is_small_enough_to_be_read() -> None:
     assert sum(len(file.read_text().splitlines()) for file in wlm.install.SOURCES.glob("*.c")) < LINES
 
 
+# Functions that Slurm 22.05.8, 24.11.5 and 26.05.5 all have, by the libraries of Debian's packages: the plugin was compiled and
+# linked against each. What is added here is looked up in the newest of them first.
+SLURMS = {
+    "slurm_allocation_lookup", "slurm_error", "slurm_free_job_info_msg", "slurm_free_resource_allocation_response_msg",
+    "slurm_hostlist_create", "slurm_hostlist_destroy", "slurm_hostlist_shift", "slurm_init_job_desc_msg",
+    "slurm_init_update_node_msg", "slurm_load_job", "slurm_strerror", "slurm_update_job", "slurm_update_node",
+    "spank_context", "spank_get_item", "spank_getenv", "spank_job_control_setenv", "spank_option_register", "spank_setenv",
+}  # fmt: skip
+
+
+def test_the_plugin_calls_only_what_every_slurm_from_22_05_to_26_05_has(tmp_path: Path) -> None:
+    plugin = wlm.install.build(tmp_path)
+    argv = ["nm", "-D", "--undefined-only", "--format=posix", str(plugin)]
+    wanted = {
+        line.split()[0] for line in subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+    }
+    assert {name for name in wanted if name.startswith(("slurm_", "spank_"))} <= SLURMS
+
+
 def test_build_twice_compiles_once(tmp_path: Path) -> None:
     plugin = wlm.install.build(tmp_path)
     first = plugin.stat().st_mtime_ns

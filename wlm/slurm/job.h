@@ -13,7 +13,7 @@ struct job {
 	uint64_t memory;	/* MiB that the job may use on a node, 0: not limited */
 };
 
-/* One request to slurmctld. Returns 0, or -1 after slurm_error(). */
+/* Two requests to slurmctld, one for a job that shares its nodes: then without nodes. Returns 0, or -1 after slurm_error(). */
 int job_load(struct job *job, uint32_t id);
 
 /* Leaves the reason of a failure with the job, as its AdminComment. */
