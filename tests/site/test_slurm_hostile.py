@@ -28,7 +28,9 @@ UNHARMED = f"{ALICE}\nNoNewPrivs:\t0\n{ALICE}\nID=busybox\n"
 
 @pytest.fixture(scope="module")
 def jobs() -> Iterator[Jobs]:
-    with slurm_site(1, udiroot=["holdLinger=0", "module_only_siteEnv=ONLY=1"]) as found:
+    # Alloc alone is enough without an sshd in the extern step.
+    udiroot = ["holdLinger=0", "module_only_siteEnv=ONLY=1"]
+    with slurm_site(1, udiroot=udiroot, slurm_conf={"PrologFlags": "Alloc"}) as found:
         yield found
 
 
@@ -45,6 +47,12 @@ def the_node_stays_in_service_and_nothing_is_left_there(jobs: Jobs) -> Iterator[
     var = jobs.site.directory / "var"
     left = f"ls -A {var}/udiMount; ls -A {var}/loopMount/wlm; pgrep -u {ALICE}"
     assert jobs.cluster.on_node("n1", ["sh", "-c", left]).stdout == ""
+
+
+def test_the_prolog_flag_alloc_alone_prepares_the_node(jobs: Jobs) -> None:
+    assert "PrologFlags             = Alloc\n" in jobs.cluster.command("scontrol", "show", "config")
+    node = jobs.cluster.on_node("n1", ["readlink", "/proc/1/ns/mnt"]).stdout
+    assert jobs.srun("-N1", *JOIN, "shifter", "readlink", "/proc/self/ns/mnt") == node
 
 
 def identifier(jobs: Jobs) -> str:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+import wlm.install
 from sim.cluster import until
 from tests.site.slurm_jobs import BOB, Jobs, slurm_site
 from tests.site.slurm_opens import opens
@@ -245,15 +246,74 @@ def test_a_job_submitted_from_a_job_inherits_its_image_and_all_its_volumes(jobs:
 
 
 def test_script_whose_interpreter_is_shifter_runs_in_the_container(jobs: Jobs) -> None:
+    for name in ("exp2/data", "exp2/results"):
+        (jobs.scratch / name).mkdir(parents=True, exist_ok=True)
+        (jobs.scratch / name).chmod(0o777)
     script = f"""#!{jobs.site.bin}/shifter /bin/sh
 #SBATCH --image=busybox:1
-#SBATCH --exclusive
+#SBATCH --volume={jobs.scratch}/exp2/data:/input
+#SBATCH --volume={jobs.scratch}/exp2/results:/output
+#SBATCH -c 2 --exclusive
+export OMP_NUM_THREADS=32
+sh -c 'echo $OMP_NUM_THREADS > /output/threads'
 grep ^ID /etc/os-release
 readlink /proc/self/ns/mnt
 """
     name, space = jobs.done(script, "-w", "n1").split()
     assert name == "ID=busybox"
     assert space == jobs.cluster.on_node("n1", ["readlink", "/proc/1/ns/mnt"]).stdout.strip()
+    assert (jobs.scratch / "exp2/results/threads").read_text() == "32\n"
+
+
+def test_a_script_outside_fills_the_volumes_of_the_commands_that_it_starts_inside(jobs: Jobs) -> None:
+    for name in ("exp1/data", "exp1/results"):
+        (jobs.scratch / name).mkdir(parents=True, exist_ok=True)
+        (jobs.scratch / name).chmod(0o777)
+    (jobs.scratch / "baseData").write_text("base\n")
+    script = f"""#!/bin/sh
+#SBATCH --image=docker:busybox:1
+#SBATCH --volume={jobs.scratch}/exp1/data:/input
+#SBATCH --volume={jobs.scratch}/exp1/results:/output
+#SBATCH -c 2
+cp {jobs.scratch}/baseData {jobs.scratch}/exp1/data
+export OMP_NUM_THREADS=32
+shifter sh -c 'cat /input/baseData > /output/result; echo $OMP_NUM_THREADS >> /output/result'
+cat {jobs.scratch}/exp1/results/result
+"""
+    for options in ((), ("--exclusive",)):
+        assert jobs.done(script, *options) == "base\n32\n"
+
+
+def test_the_container_is_ready_with_its_volumes_before_the_batch_script_which_itself_runs_outside(jobs: Jobs) -> None:
+    (jobs.scratch / "ready").mkdir(exist_ok=True)
+    (jobs.scratch / "ready" / "thing").touch()
+    mount = jobs.site.directory / "var" / "udiMount"
+    script = f"ls {mount}/mnt; grep ^ID {mount}/etc/os-release; readlink /proc/self/root; command -v srun"
+    shown = jobs.done(script, "-N1", *JOIN, f"--volume={jobs.scratch}/ready:/mnt").splitlines()
+    assert shown[:3] == ["thing", "ID=busybox", "/"] and shown[3].endswith("/srun")
+
+
+def test_no_sshd_and_no_ccm_where_the_site_does_not_enable_them(jobs: Jobs) -> None:
+    inside = "echo inside; ls -A /opt/udiImage; ls -d /etc/ssh*; ps -o comm | grep '^ss[h]'"
+    assert jobs.done(f'srun shifter sh -c "{inside}" 2> /dev/null || true', "-N1", *JOIN) == "inside\n"
+    refused = jobs.run("srun", "--ccm", "true")
+    assert refused.returncode != 0 and "unrecognized option" in refused.stderr
+    for command in ("sbatch", "salloc", "srun"):
+        usage = jobs.run(command, "--help").stdout
+        assert all(f"--{option}" in usage for option in ("image=", "volume=", "module=", "image-wait"))
+        assert "--ccm" not in usage
+
+
+def test_without_shifter_config_the_configuration_is_the_one_the_plugin_was_made_for(jobs: Jobs) -> None:
+    plugin = wlm.install.build(jobs.site.directory / "own", jobs.site.directory / "etc" / "udiRoot.conf")
+    plugstack = jobs.cluster.layout.directory / "etc" / "plugstack.conf"
+    text = plugstack.read_text()
+    plugstack.write_text(f"required {plugin}\n")
+    try:
+        shown = jobs.srun("-N1", "-w", "n1", *JOIN, *NAMESPACE).strip()
+    finally:
+        plugstack.write_text(text)
+    assert shown == jobs.cluster.on_node("n1", ["readlink", "/proc/1/ns/mnt"]).stdout.strip()
 
 
 def test_the_exit_status_of_the_task_is_the_jobs(jobs: Jobs) -> None:

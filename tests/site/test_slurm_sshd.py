@@ -1,6 +1,7 @@
 """The sshd in a job's containers, CCM, the extern step and the memory cgroup, as chapters 6.2 and 6.6 have them."""
 
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,20 @@ shifter ssh n2 env
     output = jobs.done(script, "-N2", "-w", "n1,n2", *JOIN, f"--volume={jobs.scratch}:{jobs.scratch}")
     assert output.startswith("word\n")
     assert "PATH=/usr/sbin:/usr/bin:/sbin:/bin\n" in output
+
+
+def test_the_users_own_ssh_config_comes_first(jobs: Jobs) -> None:
+    own = jobs.scratch / ".ssh"
+    own.mkdir(mode=0o700)
+    (own / "config").write_text("Host n2\n    Port 9\n")
+    for path in (own, own / "config"):
+        os.chown(path, ALICE, ALICE)
+    script = "shifter ssh n2 hostname 2>&1; shifter ssh n1 hostname"
+    try:
+        output = jobs.done(script, "-N2", "-w", "n1,n2", *JOIN, f"--volume={jobs.scratch}:{jobs.scratch}")
+    finally:
+        shutil.rmtree(own)
+    assert "port 9: Connection refused" in output and output.endswith("\nn1\n")
 
 
 def test_the_sshd_runs_as_the_user_without_any_right(jobs: Jobs) -> None:
