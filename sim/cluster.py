@@ -20,7 +20,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,11 @@ from typing import Any
 
 from sim import cluster_conf
 from sim.cluster_conf import Layout
-from sim.process import Process
+from sim.daemon import end_session
+from sim.process import Process, undisturbed
 
 MAXIMUM_NODES = 256
+ATTEMPTS = 3  # with other ports, when a stranger took one
 
 # What a node runs as its first process. slurmd is started again when a signal ended it (a test that kills
 # slurmd alone, as a package update would); any other end of it ends the node. Images that others on this machine have
@@ -73,7 +75,7 @@ class Cluster:
         plugstack: str = "",
         cpus: int = 2,
         extra: Mapping[str, str] | None = None,
-        timeout: float = 60.0,
+        timeout: float = 300.0,
     ) -> Cluster:
         """Starts a cluster of ``nodes`` nodes (n1, n2, ...) with all its files in ``directory`` and returns
         when all are idle.
@@ -81,7 +83,8 @@ class Cluster:
         ``private`` are existing directories, each an own tmpfs on each node; ``plugstack`` is the text of
         plugstack.conf; ``extra`` are keys of slurm.conf that differ from cluster_conf's, for example
         ``{"Prolog": "/path"}``. Raises ClusterError when a daemon does not start or the nodes are not idle
-        after ``timeout`` seconds; then nothing runs.
+        after ``timeout`` seconds; then nothing runs. Where a stranger took one of the ports at the last moment, other
+        ports are tried.
         """
         if not 1 <= nodes <= MAXIMUM_NODES:
             raise ClusterError(f"a cluster has 1 to {MAXIMUM_NODES} nodes, not {nodes}")
@@ -93,19 +96,33 @@ class Cluster:
         for part in ("etc", "state", "spool", "run", "log"):
             (directory / part).mkdir(parents=True, exist_ok=True)
         host = socket.gethostname().split(".")[0]
-        with _reserved_ports(nodes) as port:
-            layout = Layout(directory, nodes, port, host, munge_socket, cpus, plugstack, dict(extra or {}))
-            cluster = cls(layout, tuple(private))
-            cluster._write()
-            try:
-                cluster._spawn("slurmctld", ["slurmctld", "-D", "-i", "-c"])
-                for name in layout.names():
-                    cluster._spawn_node(name)
-                cluster.wait_idle(layout.names(), timeout)
-            except BaseException:
-                cluster.down()
-                raise
-        return cluster
+        tried: set[int] = set()
+        while True:
+            with _reserved_ports(nodes, tried) as port:
+                layout = Layout(directory, nodes, port, host, munge_socket, cpus, plugstack, dict(extra or {}))
+                cluster = cls(layout, tuple(private))
+                try:
+                    cluster._start(timeout)
+                except ClusterError as error:
+                    tried.add(port)
+                    if "address already in use" not in str(error).lower() or len(tried) == ATTEMPTS:
+                        raise
+                    for log in (directory / "log").glob("*.out"):
+                        log.unlink()  # its complaints are not the next one's
+                else:
+                    return cluster
+
+    def _start(self, timeout: float) -> None:
+        """Brings controller and nodes up; when that fails, nothing runs."""
+        self._write()
+        try:
+            self._spawn("slurmctld", ["slurmctld", "-D", "-i", "-c"])
+            for name in self.layout.names():
+                self._spawn_node(name)
+            self._wait_idle(self.layout.names(), timeout, self.layout.names())
+        except BaseException:
+            self.down()
+            raise
 
     @classmethod
     def at(cls, directory: Path) -> Cluster:
@@ -150,7 +167,7 @@ class Cluster:
         self._known(name)
         self._kill([self._record(name)])
 
-    def start_node(self, name: str, timeout: float = 60.0) -> None:
+    def start_node(self, name: str, timeout: float = 300.0) -> None:
         """Starts a node that was killed, and returns when Slurm has it idle again."""
         self._known(name)
         running = Process.load(self._record(name))
@@ -176,7 +193,7 @@ class Cluster:
             raise ClusterError(f"node {name} is not running: start-node {name} starts it")
         return first[0].pid
 
-    def on_node(self, name: str, argv: Sequence[str], timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def on_node(self, name: str, argv: Sequence[str], timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
         """Runs a command as root inside a node, beside Slurm: what an administrator would see there."""
         enter = ["nsenter", "--target", str(self.pid(name)), "--mount", "--uts", "--ipc", "--pid"]
         return subprocess.run(
@@ -196,11 +213,14 @@ class Cluster:
         """What Slurm's commands need to find this cluster."""
         return {"SLURM_CONF": str(self.layout.slurm_conf)}
 
-    def command(self, *argv: str, timeout: float = 60.0) -> str:
+    def command(self, *argv: str, timeout: float = 300.0) -> str:
         """The output of one of Slurm's commands, run as the caller. Raises ClusterError with its error output."""
-        done = subprocess.run(
-            argv, env=self._clean_environment(), capture_output=True, text=True, timeout=timeout, check=False
-        )
+        try:
+            done = subprocess.run(
+                argv, env=self._clean_environment(), capture_output=True, text=True, timeout=timeout, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise ClusterError(f"{' '.join(argv)} did not end in {timeout:g} s: {self._said('slurmctld')}") from None
         if done.returncode != 0:
             raise ClusterError(f"{' '.join(argv)} ended with {done.returncode}: {done.stderr.strip()}")
         return done.stdout
@@ -214,6 +234,10 @@ class Cluster:
         """Returns when all the named nodes are idle. Raises ClusterError, with what a log says, after
         ``timeout`` seconds.
         """
+        self._wait_idle(names, timeout)
+
+    def _wait_idle(self, names: Iterable[str], timeout: float, living: Sequence[str] = ()) -> None:
+        """wait_idle that gives up when one of the ``living`` nodes has ended: it will not be idle."""
         wanted, deadline, states = set(names), time.monotonic() + timeout, dict[str, str]()
         while time.monotonic() < deadline:
             try:
@@ -224,6 +248,10 @@ class Cluster:
                     raise ClusterError(f"slurmctld does not run: {self._said('slurmctld')}") from None
             if all(states.get(name) == "idle" for name in wanted):
                 return
+            for name in living:
+                node = Process.load(self._record(name))
+                if node is None or not node.alive():
+                    raise ClusterError(f"{name} ended: {self._said(name)}")
             time.sleep(0.05)  # slurmctld has no way to be told of this; sinfo is its only answer
         late = sorted(name for name in wanted if states.get(name) != "idle")
         word = ", ".join(f"{name} is {states.get(name, 'unknown')}" for name in late[:3])
@@ -266,7 +294,7 @@ class Cluster:
         return clean | self.environment()
 
     def _spawn(self, name: str, argv: Sequence[str]) -> Process:
-        with (self.layout.directory / "log" / f"{name}.out").open("ab") as output:
+        with (self.layout.directory / "log" / f"{name}.out").open("ab") as output, undisturbed():
             child = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
@@ -276,8 +304,8 @@ class Cluster:
                 cwd="/",
                 start_new_session=True,
             )
-        process = Process.of(child.pid)
-        process.save(self._record(name))
+            process = Process.of(child.pid)
+            process.save(self._record(name))
         return process
 
     def _spawn_node(self, name: str) -> None:
@@ -296,24 +324,27 @@ class Cluster:
         self._spawn(name, ["unshare", *namespaces, "sh", "-c", _NODE, "node", name, hosts, *map(str, self.private)])
 
     def _kill(self, records: Sequence[Path]) -> None:
-        """Kills nodes all at once and waits for each: unshare's death kills the node's first process, and that
-        all others.
+        """Kills nodes all at once and waits for each: the death of a node's first process kills all others. Unshare's death
+        kills that one, but not in the moment in which it has just been made.
         """
         waiting: list[tuple[Path, list[Process]]] = []
         for path in records:
             outer = Process.load(path)
             inner = [] if outer is None or not outer.alive() else _children(outer.pid)
             if outer is not None:
-                outer.send(signal.SIGKILL)
+                for process in (outer, *inner):
+                    process.send(signal.SIGKILL)
                 waiting.append((path, [outer, *inner]))
             else:
                 path.unlink(missing_ok=True)
         for path, processes in waiting:
             for process in processes:
-                if not process.wait(30.0):
+                if not process.wait(120.0):
                     raise ClusterError(
                         f"{path.stem}: process {process.pid} does not die; look at /proc/{process.pid}/stack"
                     )
+            if len(processes) == 1:  # it had no child yet: one that it made since is in its session, as nothing else is
+                end_session(processes[0])
             path.unlink(missing_ok=True)
 
     def _said(self, name: str) -> str:
@@ -325,7 +356,7 @@ class Cluster:
         return f"{'; '.join(complaints[-3:] or lines[-1:] or ['nothing logged'])} ({path})"
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+def until(condition: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
     """Returns once ``condition()`` holds; ClusterError naming ``what`` after ``seconds``.
 
     For what only another process's file or a Slurm command can tell: Slurm has no event that a client could wait for.
@@ -352,13 +383,15 @@ def _children(pid: int) -> list[Process]:
 
 
 @contextmanager
-def _reserved_ports(nodes: int) -> Iterator[int]:
-    """A first port whose ``nodes`` + 1 ports are free.
+def _reserved_ports(nodes: int, tried: Collection[int] = ()) -> Iterator[int]:
+    """A first port whose ``nodes`` + 1 ports are free, none of those that were tried.
 
     Two clusters on the same ports fail without a word, so the choice is reserved by the name of an abstract
     socket until the daemons hold the ports themselves.
     """
     for port in cluster_conf.PORTS:
+        if port in tried:
+            continue
         with closing(socket.socket(socket.AF_UNIX)) as reservation:
             try:
                 reservation.bind(f"\0shifter-cluster-{port}")

@@ -8,6 +8,7 @@ and left in its session. Nothing is supervised.
 
 import errno
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def start(name: str, argv: Sequence[str], *, log: Path, environment: Mapping[str
     return Daemon(name, Process.of(pid), log)
 
 
-def wait_ready(daemon: Daemon, ready: Callable[[], bool], *, seconds: float = 20.0) -> None:
+def wait_ready(daemon: Daemon, ready: Callable[[], bool], *, seconds: float = 120.0) -> None:
     """Wait until `ready()`; raises StartFailed when the daemon ends before that, or after `seconds`."""
     deadline = time.monotonic() + seconds
     while not ready():
@@ -106,20 +107,31 @@ def session(leader: int) -> Iterator[int]:
                 yield int(entry.name)
 
 
-def end(daemon: Daemon, *, seconds: float = 10.0) -> None:
-    """End the daemon (SIGTERM, after `seconds` SIGKILL) and what it left in its session; returns when they are gone."""
-    members: list[Process] = []
-    for pid in session(daemon.process.pid):
+def members(leader: Process) -> list[Process]:
+    """The living processes of a session that `leader` led, itself among them; none where its pid leads a stranger's now."""
+    found = []
+    for pid in session(leader.pid):
         try:
             member = Process.of(pid)
         except ProcessLookupError:
             continue
-        if member.boot == daemon.process.boot and member.ticks >= daemon.process.ticks:
-            members.append(member)
-    if any(member.pid == daemon.process.pid and member != daemon.process for member in members):
-        return  # the pid now leads a stranger's session
+        if member.boot == leader.boot and member.ticks >= leader.ticks:
+            found.append(member)
+    return [] if any(member.pid == leader.pid and member != leader for member in found) else found
+
+
+def end_session(leader: Process) -> None:
+    """Kill what is left in the session of a process that is gone itself."""
+    for member in members(leader):
+        member.send(signal.SIGKILL)
+        member.wait(120.0)
+
+
+def end(daemon: Daemon, *, seconds: float = 10.0) -> None:
+    """End the daemon (SIGTERM, after `seconds` SIGKILL) and what it left in its session; returns when they are gone."""
+    left = members(daemon.process)
     daemon.process.end(seconds)
-    for member in members:
+    for member in left:
         if member.alive():
             member.end(timeout=0.5)
 

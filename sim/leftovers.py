@@ -17,8 +17,10 @@ def of_site(directory: Path) -> list[str]:
     return [*_mounts(needle), *_loops(directory), *_processes(needle)]
 
 
-def after(directory: Path, seconds: float = 5.0) -> list[str]:
-    """Like `of_site`, once the site is down: the kernel frees a dead process's mounts and loop devices a moment later."""
+def after(directory: Path, seconds: float = 60.0) -> list[str]:
+    """Like `of_site`, once the site is down: the kernel frees a dead process's mounts and loop devices a moment later, which is
+    long on a machine that is busy. Returns as soon as nothing is left.
+    """
     deadline = time.monotonic() + seconds
     while (left := of_site(directory)) and time.monotonic() < deadline:
         time.sleep(0.02)

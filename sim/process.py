@@ -13,13 +13,43 @@ import json
 import os
 import select
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 
 def boot_id() -> str:
     """The kernel's identity of this boot: start times are comparable only within one."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """An interrupt (Ctrl-C, and what else has a handler of Python's) waits until the block is over: a process that was started
+    in it has been written down then, and whoever cleans up finds it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where no handler runs
+        return
+    heard: list[int] = []
+
+    def hear(number: int, _frame: FrameType | None) -> None:
+        heard.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, hear)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if heard:  # here, and not when Python next looks: that may be in a destructor, which swallows it
+            before[signal.Signals(heard[0])](heard[0], None)
 
 
 def _stat(pid: int) -> list[str] | None:

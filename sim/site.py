@@ -27,6 +27,7 @@ from sim.cluster import Cluster, ClusterError
 from sim.daemon import Daemon, StartFailed
 from sim.mounts import unmount_below
 from sim.ports import reserve
+from sim.process import undisturbed
 from sim.site_files import Endpoints, Layout
 from sim.site_record import Record
 
@@ -179,7 +180,7 @@ class Site:
         env: Mapping[str, str] | None = None,
         cwd: Path | str = "/",
         input: str | None = None,
-        timeout: float = 60.0,
+        timeout: float = 300.0,
     ) -> subprocess.CompletedProcess[str]:
         """Run a program as `uid` on the site, as a user at its prompt would: argv[0] is looked for in the site's PATH.
 
@@ -350,8 +351,9 @@ def _start_munged(layout: Layout, record: Record) -> Record:
         f"--log-file={munge / 'munged.log'}",
         "--num-threads=4",
     ]
-    started = daemon.start("munged", argv, log=layout.log("munged"), environment=_daemon_environment())
-    kept = _keep(layout, record, started)
+    with undisturbed():
+        started = daemon.start("munged", argv, log=layout.log("munged"), environment=_daemon_environment())
+        kept = _keep(layout, record, started)
     daemon.wait_ready(started, lambda: _answers(record.munge_socket))
     return kept
 
@@ -375,8 +377,9 @@ def _with_port(layout: Layout, record: Record, name: str) -> Record:
 
 
 def _start_listening(layout: Layout, record: Record, name: str, port: int) -> Record:
-    started = daemon.start(name, _argv(layout, name), log=layout.log(name), environment=_daemon_environment())
-    kept = _keep(layout, record, started)
+    with undisturbed():
+        started = daemon.start(name, _argv(layout, name), log=layout.log(name), environment=_daemon_environment())
+        kept = _keep(layout, record, started)
     try:
         daemon.wait_ready(started, lambda: daemon.listens(started, port))
     except StartFailed:
