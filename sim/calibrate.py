@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import datetime
 import http.client
+import json
 import math
 import os
 import platform
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -35,7 +36,8 @@ LOOKUPS = 300
 
 @dataclass(frozen=True)
 class Figure:
-    """One parameter: its value, the 5% and 95% of what was measured, of how many measurements, and how."""
+    """One parameter: its value, the 5% and 95% of what was measured, of how many measurements (0: set, not measured), and
+    how."""
 
     key: str
     value: float
@@ -67,7 +69,7 @@ class Calibration:
             f"# Measured by `shifter-sim calibrate` on {self.date}: {self.machine}.",
             "# Each figure is a median, or what the text says, with the 5% and 95% of the measurements.",
             'name = "this-machine"',
-            f'description = "{self.machine}"',
+            f"description = {json.dumps(self.machine, ensure_ascii=False)}",
             "",
             "[launch]",
             f"nodes = {scenario.launch.nodes}",
@@ -80,19 +82,31 @@ class Calibration:
                 section = head
                 lines += ["", f"[{section}]"]
             value = str(round(figure.value)) if name == "tree_width" else f"{figure.value:.6g}"
-            source = f"# source: {figure.how}, {figure.low:.3g} .. {figure.high:.3g}, {figure.count} measurements"
+            source = f"# source: {figure.how}"
+            if figure.count:
+                source += f", {figure.low:.3g} .. {figure.high:.3g}, {figure.count} measurements"
             lines.append(f"{name} = {value}".ljust(36) + source)
         return "\n".join(lines) + "\n"
 
 
-def calibrate(bench: Workbench, repeats: int = 3, plain: tuple[Instants, Instants] | None = None) -> Calibration:
+def calibrate(
+    bench: Workbench,
+    repeats: int = 3,
+    plain: tuple[Instants, Instants] | None = None,
+    step: Callable[[str], None] = lambda text: None,
+) -> Calibration:
     """Measures everything; `plain` are launches of nothing on one node and on all, where they have been measured
-    already.
+    already. `step` hears what is measured.
 
     About a minute on a small machine. Raises ProbeFailed, LaunchFailed.
     """
-    figures = [*steps(bench), *gateway(bench)]
+    step("plan steps, loop devices, mounts")
+    figures = steps(bench)
+    step("look-ups")
+    figures += gateway(bench)
+    step("starts")
     figures += starts(bench, figures)
+    step("Slurm's fan-out")
     one, many = plain or (bench.launch(1, (), 3 * repeats), bench.launch(bench.nodes, (), repeats))
     bench.launch(bench.nodes, (), 1, bench.request)  # every node has plan and image from here on
     empty = [bench.allocation() for _ in range(repeats)]
@@ -119,7 +133,7 @@ def cores() -> int:
 
 def steps(bench: Workbench) -> list[Figure]:
     """The plan's steps, loop device and mount."""
-    found = probe.steps(bench.image)
+    found = probe.steps(bench.image, bench.site.directory)
     figures = [
         _figure(f"node.step_seconds.{verb}", found[verb], "system calls alone")
         for verb in ("mkdir", "symlink", "write", "copy", "bind", "remount", "tmpfs", "overlay", "proc")
@@ -263,11 +277,14 @@ def slurm(
         "slurm.hop_seconds": hop,
         "slurm.stepd_seconds": stepd,
         "slurm.epilog_seconds": max(0.0, many.over - many.last - hop) / turns,
-        "slurm.send_seconds": 0.0,
-        "slurm.fork_seconds": 0.0,
-        "slurm.controller_message_seconds": 0.0,
     }
+    # one machine's launches of one task a node do not tell these apart from the work of a node
+    within = ("slurm.send_seconds", "slurm.fork_seconds", "slurm.controller_message_seconds")
     return [
+        *(
+            Figure(key, 0.0, 0.0, 0.0, 0, "not measured: what it takes is in the other figures of Slurm")
+            for key in within
+        ),
         *(Figure(key, value, value, value, 4 * repeats, how) for key, value in values.items()),
         _figure("slurm.prolog_seconds", [p * unseen for p in prologs], f"{counted} until salloc has its nodes"),
         _figure(
@@ -275,8 +292,8 @@ def slurm(
             [max(0.0, s * unseen - stepd) for s in steps_],
             f"{counted} srun less salloc and stepd",
         ),
-        Figure("slurm.poll_seconds", POLL, POLL, POLL, 1, "strace of srun: sleeps of 0.1, 0.2, 0.3 s and so on"),
-        Figure("slurm.tree_width", 256, 256, 256, 1, "all nodes are on this machine: a message is work, not way"),
+        Figure("slurm.poll_seconds", POLL, POLL, POLL, 0, "strace of srun: sleeps of 0.1, 0.2, 0.3 s and so on"),
+        Figure("slurm.tree_width", 256, 256, 256, 0, "all nodes are on this machine: a message is work, not way"),
     ]
 
 

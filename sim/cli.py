@@ -84,9 +84,10 @@ def parser(*, simulation: bool = True) -> argparse.ArgumentParser:
     _action(actions, "down", site_down, "end what `up` started; the directory and its images stay")
     demo.register(commands)
     if simulation:
-        from sim import launch_cli
+        from sim import launch_cli, truth_cli
 
         launch_cli.register(commands)
+        truth_cli.register(commands)
     return top
 
 

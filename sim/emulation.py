@@ -8,6 +8,7 @@ stamp before `shifter` and the one inside.
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
 import statistics
@@ -37,6 +38,10 @@ int main(int count, char **words) {
     return 0;
 }
 """
+
+
+#: What a workbench needs beside what a site needs.
+TOOLS = ("slurmctld", "slurmd", "srun", "salloc", "unshare", "gcc", "skopeo")
 
 
 class LaunchFailed(Exception):
@@ -189,7 +194,15 @@ def _stamps(done: subprocess.CompletedProcess[str]) -> list[tuple[str, float]]:
 @contextmanager
 def workbench(directory: Path, nodes: int) -> Iterator[Workbench]:
     """A site with `nodes` emulated nodes in a new directory, which is removed at the end. Raises SiteError, LaunchFailed."""
-    directory.mkdir(mode=0o755)
+    missing = [tool for tool in TOOLS if not shutil.which(tool)]
+    if missing:
+        raise LaunchFailed(f"this machine has no {', '.join(missing)}: run `make build`")
+    try:
+        directory.mkdir(mode=0o755)
+    except FileExistsError:
+        raise LaunchFailed(f"{directory} is there already: name a new directory, which is removed at the end") from None
+    except OSError as error:
+        raise LaunchFailed(f"{directory}: {error.strerror}: name a new directory in one that is there") from None
     try:
         with Site.up(directory / "site", nodes=nodes) as site:
             stamp = directory / "stamp"
@@ -203,6 +216,14 @@ def workbench(directory: Path, nodes: int) -> Iterator[Workbench]:
                 if done.returncode != 0:
                     raise LaunchFailed(f"shifterimg {verb} {IMAGE}: {done.stderr.strip()}")
             yield Workbench(site, done.stdout.strip(), stamp, nodes)
+    except busybox_image.ImageNotMade as error:
+        raise LaunchFailed(str(error)) from error
+    except subprocess.TimeoutExpired as error:
+        raise LaunchFailed(f"{' '.join(map(str, error.cmd[:4]))} ... did not end in {error.timeout:g} s") from error
+    except subprocess.CalledProcessError as error:
+        raise LaunchFailed(f"{error.cmd[0]} ended with {error.returncode}: its message is above") from error
+    except http.client.HTTPException as error:
+        raise LaunchFailed(f"the gateway's answer to a look-up was cut off: {error!r}") from error
     finally:
         shutil.rmtree(directory)
 

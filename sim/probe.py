@@ -1,8 +1,8 @@
 """Measures single kernel operations of a container start on this machine: binds, tmpfs, overlay, loop devices, mounts.
 
-Run as `python -m sim.probe IMAGE` as root in a mount namespace of its own (`unshare --mount --propagation
+Run as `python -m sim.probe IMAGE DIRECTORY` as root in a mount namespace of its own (`unshare --mount --propagation
 private`), where `steps` starts it; prints one JSON object: operation -> list of seconds. Everything happens on a
-tmpfs that goes away with the namespace. The system calls are made directly (mount(2), umount2(2), ioctl
+tmpfs in DIRECTORY that goes away with the namespace. The system calls are made directly (mount(2), umount2(2), ioctl
 LOOP_CONFIGURE of loop(4)), so that no program's start is in the figures.
 """
 
@@ -33,9 +33,10 @@ class ProbeFailed(Exception):
     """A measurement could not be made; the text says which and why."""
 
 
-def steps(image: Path) -> Mapping[str, list[float]]:
-    """Seconds of each operation, measured in a namespace of its own. Raises ProbeFailed."""
-    argv = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "sim.probe", str(image)]
+def steps(image: Path, directory: Path) -> Mapping[str, list[float]]:
+    """Seconds of each operation, measured in a namespace of its own, on a tmpfs in `directory`. Raises ProbeFailed."""
+    probe = [sys.executable, "-m", "sim.probe", str(image), str(directory)]
+    argv = ["unshare", "--mount", "--propagation", "private", *probe]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
@@ -100,10 +101,10 @@ def attach(image: Path) -> int:
         os.close(control)
 
 
-def measure(image: Path) -> dict[str, list[float]]:
-    """All measurements, on a tmpfs of this namespace."""
+def measure(image: Path, directory: Path) -> dict[str, list[float]]:
+    """All measurements, on a tmpfs of this namespace in `directory`."""
     kernel = Kernel()
-    base = tempfile.mkdtemp(prefix="shifter-probe-")
+    base = tempfile.mkdtemp(prefix="probe-", dir=directory)
     kernel.mount("probe", base, "tmpfs", 0, "mode=755")
     try:
         return dict(_measure(kernel, Path(base), image))
@@ -161,7 +162,7 @@ def _image(kernel: Kernel, target: str, image: Path) -> Iterator[tuple[str, list
 def main() -> int:
     """Prints the measurements as JSON; one line on stderr and status 1 when one fails."""
     try:
-        print(json.dumps(measure(Path(sys.argv[1]))))
+        print(json.dumps(measure(*map(Path, sys.argv[1:3]))))
     except OSError as error:
         print(error, file=sys.stderr)
         return 1

@@ -102,8 +102,7 @@ def validate(
                 found = bench.launch(nodes, bench.container(), 1, options)
                 real.setdefault((variant, nodes), []).append(found)
     bench.configure(cold=False)
-    step("calibrating")
-    calibration = calibrate(bench, repeats, (least(plain[1]), least(plain[bench.nodes])))
+    calibration = calibrate(bench, repeats, (least(plain[1]), least(plain[bench.nodes])), step)
     points: list[Point] = []
     for (variant, nodes), repeated in real.items():
         measured, imagined = least(repeated), predict(calibration, nodes, variant, bench.configuration)
