@@ -19,6 +19,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -27,28 +28,12 @@ from pathlib import Path
 from typing import Any
 
 from sim import cluster_conf
-from sim.cluster_conf import Layout
+from sim.cluster_conf import LET_GO, NODE, Layout
 from sim.daemon import end_session
 from sim.process import Process, undisturbed
 
 MAXIMUM_NODES = 256
 ATTEMPTS = 3  # with other ports, when a stranger took one
-
-# What a node runs as its first process. slurmd is started again when a signal ended it (a test that kills
-# slurmd alone, as a package update would); any other end of it ends the node. Images that others on this machine have
-# mounted are let go: a node would keep their loop devices busy.
-_NODE = """
-node=$1 hosts=$2; shift 2
-hostname "$node" && mount --bind "$hosts" /etc/hosts || exit 1
-while read -r device point _; do
-    case $device in /dev/loop*) umount --lazy "$(printf %b "$point")" ;; esac
-done < /proc/mounts
-for directory; do mount -t tmpfs -o mode=0755 "node-$node" "$directory" || exit 1; done
-while :; do
-    slurmd -D -N "$node" & wait $!
-    [ $? -gt 128 ] || exit 0
-done
-"""
 
 
 class ClusterError(Exception):
@@ -320,8 +305,10 @@ class Cluster:
             "--propagation",
             "private",
         ]
-        hosts = str(self.layout.directory / "etc" / "hosts")
-        self._spawn(name, ["unshare", *namespaces, "sh", "-c", _NODE, "node", name, hosts, *map(str, self.private)])
+        hosts, private = str(self.layout.directory / "etc" / "hosts"), map(str, self.private)
+        self._spawn(
+            name, ["unshare", *namespaces, "sh", "-c", NODE, "node", name, hosts, sys.executable, LET_GO, *private]
+        )
 
     def _kill(self, records: Sequence[Path]) -> None:
         """Kills nodes all at once and waits for each: the death of a node's first process kills all others. Unshare's death

@@ -1,4 +1,4 @@
-"""The files of an emulated Slurm cluster: slurm.conf, plugstack.conf, cgroup.conf and the nodes' hosts file.
+"""The files of an emulated Slurm cluster: slurm.conf, plugstack.conf, cgroup.conf, the nodes' hosts file, and what a node runs.
 
 Pure text from a description: nothing is started and nothing is looked up here. Every node is one slurmd on a
 port of its own (Debian builds Slurm with MULTIPLE_SLURMD) and has an address of its own in 127.0.0.0/8, so that
@@ -13,6 +13,31 @@ from pathlib import Path
 
 PORTS = range(6_144, 14_976, 272)
 """First ports that a cluster may take, each with 272 to itself, below those of sim.ports and of outgoing connections."""
+
+
+# What a node runs as its first process. slurmd is started again when a signal ended it (a test that kills
+# slurmd alone, as a package update would); any other end of it ends the node.
+NODE = """
+node=$1 hosts=$2 python=$3 let_go=$4; shift 4
+hostname "$node" && mount --bind "$hosts" /etc/hosts || exit 1
+if grep -q ^/dev/loop /proc/mounts; then "$python" -I -S -c "$let_go"; fi
+for directory; do mount -t tmpfs -o mode=0755 "node-$node" "$directory" || exit 1; done
+while :; do
+    slurmd -D -N "$node" & wait $!
+    [ $? -gt 128 ] || exit 0
+done
+"""
+
+# Images that others on this machine have mounted are let go: a node would keep their loop devices busy. umount(8) reads the
+# whole table of mounts for each, which takes minutes where hundreds of images are mounted and 64 nodes start.
+LET_GO = r"""
+import ctypes, re
+for line in open("/proc/mounts", "rb").read().splitlines():
+    device, point = line.split()[:2]
+    if device.startswith(b"/dev/loop"):
+        point = re.sub(rb"\\([0-7]{3})", lambda escaped: bytes([int(escaped[1], 8)]), point)
+        ctypes.CDLL(None).umount2(point, 2)  # MNT_DETACH
+"""
 
 
 @dataclass(frozen=True)
