@@ -4,7 +4,7 @@ import dataclasses
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 
 from sim.draws import Draws
 from sim.faults import strike
@@ -146,7 +146,7 @@ def test_one_slow_node_holds_up_the_last_task_and_not_the_first() -> None:
     assert slow.first_task == pytest.approx(usual.first_task, rel=0.05)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(STRATEGIES),
     st.booleans(),

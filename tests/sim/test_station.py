@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import hypothesis.strategies as st
 import pytest
 import simpy
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 
 from sim.station import LawBroken, Process, Station, SteppedStation, Window
 
@@ -53,7 +53,7 @@ def test_a_slow_server_takes_longer_while_it_is_slow() -> None:
     assert list(run(Station, [(0.0, 1.0), (9.0, 1.0)], windows=(Window(0.0, 5.0, 3.0),)).departures) == [3.0, 10.0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(VISITS, st.integers(1, 4))
 def test_known_departures_and_played_ones_are_the_same(visits: list[tuple[float, float]], servers: int) -> None:
     quick, played = run(Station, visits, servers), run(SteppedStation, visits, servers)
