@@ -268,10 +268,12 @@ def slurm(
         stepd = min(factor * step, span)
         return wait(factor) + looks + hop + turns * (factor * step - stepd) + stepd
 
-    unseen = min((n / 100 for n in range(50, 1000)), key=lambda factor: abs(first(factor) - many.first))
+    factors = [n / 100 for n in range(50, 1000)]
+    unseen = min(factors, key=lambda factor: abs(first(factor) - many.first))
+    bound = " (as far as is looked: measure on more nodes)" if unseen in (factors[0], factors[-1]) else ""
     stepd = min(unseen * step, span)
     how = f"srun on 1 and {many.nodes} emulated nodes, least of {3 * repeats} and {repeats}"
-    counted = f"CPU a node on {many.nodes} emulated nodes, times {unseen:.2f} for what is not counted:"
+    counted = f"CPU a node on {many.nodes} emulated nodes, times {unseen:.2f}{bound} for what is not counted:"
     values: Mapping[str, float] = {
         "slurm.submit_seconds": wait(unseen) / 2,
         "slurm.hop_seconds": hop,

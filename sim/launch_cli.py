@@ -6,13 +6,15 @@ import argparse
 import dataclasses
 import itertools
 import json
+import sys
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from sim import advise, faults, launch, report_html, report_text
 from sim.parameters import SECTIONS, Fault, Scenario, describe
-from sim.scenario import FAULT_KEYS, load
+from sim.scenario import FAULT_KEYS, find, load
 from sim.terminal import check_files, command, console, number, numbers, progress, seed, step, write_json
 
 
@@ -41,8 +43,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     best.add_argument("--json", type=Path, metavar="FILE", help="write every effect as JSON (- for standard output)")
     _common(best)
 
-    parameters = command(subparsers, "parameters", show_parameters, "print every parameter of a scenario")
-    parameters.set_defaults(run=show_parameters)
+    parameters = command(
+        subparsers, "parameters", show_parameters, "print every parameter of a scenario, or a scenario to begin with"
+    )
+    parameters.add_argument("scenario", nargs="?", help="print this file: shifter-sim parameters small > site.toml")
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +82,7 @@ def show_launch(arguments: argparse.Namespace) -> int:
     if str(arguments.json) != "-":
         out = console()
         if scenario.description:
-            out.print(f"[bold]{scenario.name}[/bold]: {scenario.description}\n", highlight=False)
+            out.print(f"[bold]{escape(scenario.name)}[/bold]: {escape(scenario.description)}\n", highlight=False)
         out.print(report_text.launch(outcomes), highlight=False)
         if arguments.html:
             out.print(f"\npage: {arguments.html}", highlight=False)
@@ -146,7 +150,10 @@ def show_advice(arguments: argparse.Namespace) -> int:
 
 
 def show_parameters(arguments: argparse.Namespace) -> int:
-    """Prints the table of parameters."""
+    """Prints the table of parameters, or the file of a scenario."""
+    if arguments.scenario:
+        sys.stdout.write(find(arguments.scenario).read_text(encoding="utf-8"))
+        return 0
     table = Table(**report_text.LOOK)
     for heading in ("parameter", "default", "unit", "meaning"):
         table.add_column(heading, overflow="fold")

@@ -64,7 +64,8 @@ class Budget:
     def assert_last_task(self, *, within: float) -> None:
         """The last task is up within so many seconds of its submission."""
         found = self.outcome.last_task
-        self._hold(found is not None and found <= within, f"last task after {found} s", f"{within:g} s")
+        when = "no task got up" if found is None else f"last task after {found:.3g} s"
+        self._hold(found is not None and found <= within, when, f"{within:g} s")
 
     def _hold(self, held: bool, found: str, budget: str) -> None:
         if held:

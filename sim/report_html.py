@@ -24,7 +24,8 @@ p.note { color: #555; margin-top: .2rem; } table { border-collapse: collapse; ma
 tabular-nums; } th, td { text-align: right; white-space: nowrap; padding: .25rem .8rem; border-bottom: 1px solid
 #e4e4e4; } th { font-weight: 600; border-bottom: 2px solid #999; } th:first-child, td:first-child { text-align:
 left; padding-left: 0; } td.text, th.text { text-align: left; color: #555; white-space: normal; } .bad { color:
-#b00020; } svg { max-width: 100%; height: auto; } details { margin-top: 1rem; } summary { cursor: pointer; }
+#b00020; } svg { max-width: 100%; height: auto; } pre { overflow-x: auto; }
+details { margin-top: 1rem; } summary { cursor: pointer; }
 """
 
 

@@ -221,7 +221,7 @@ def check(scenario: Scenario, where: str) -> None:
     _check_workload(where, scenario)
     stripes, servers = scenario.filesystem.stripes, scenario.filesystem.data_servers
     if stripes > servers:
-        raise ScenarioInvalid(f"{where}: filesystem.stripes = {stripes}, but there are {servers} data servers")
+        raise ScenarioInvalid(f"{where}: filesystem.stripes = {stripes}, but filesystem.data_servers = {servers}")
     machine = scenario.launch.machine_nodes
     if machine and machine < scenario.launch.nodes:
         raise ScenarioInvalid(

@@ -26,6 +26,8 @@ examples:
   shifter-sim launch centre-1000 --set launch.strategy=erofs --set launch.prepared=false
   shifter-sim compare centre-1000 centre-1000 --set-second filesystem.stripes=8
   shifter-sim advise centre-1000 --nodes 4096
+  shifter-sim parameters small > site.toml
+  shifter-sim calibrate --output this-machine.toml
 shipped scenarios: small, centre-1000, centre-10000, imports-1000; `shifter-sim parameters` lists what can be set
 """
 #: Columns of a table where standard output is no terminal.

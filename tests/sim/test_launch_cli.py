@@ -284,6 +284,22 @@ def test_parameters_lists_every_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"{section}." in out for section in SECTIONS)
 
 
+def test_a_shipped_scenario_is_printed_to_begin_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sim import scenario
+
+    assert cli.main(["parameters", "small"]) == 0
+    (tmp_path / "site.toml").write_text(capsys.readouterr().out)
+    assert scenario.load(str(tmp_path / "site.toml")) == scenario.load("small")
+    assert cli.main(["parameters", "smal"]) == 1
+    assert 'did you mean "small"?' in capsys.readouterr().err
+
+
+def test_a_description_is_printed_as_it_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "site.toml").write_text('description = "[bold]our [site]"\n[launch]\nnodes = 2\ntasks = 2\n')
+    assert cli.main(["launch", str(tmp_path / "site.toml")]) == 0
+    assert "scenario: [bold]our [site]" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.toml")), ids=lambda f: f.stem)
 def test_every_parameter_of_a_shipped_scenario_names_its_source(file: Path) -> None:
     for line in file.read_text().splitlines():

@@ -103,7 +103,7 @@ def test_a_word_that_is_not_allowed_lists_those_that_are() -> None:
 
 
 def test_parameters_that_contradict_each_other_are_refused() -> None:
-    assert "stripes = 20, but there are 16 data servers" in refused({"filesystem": {"stripes": 20}})
+    assert "stripes = 20, but filesystem.data_servers = 16" in refused({"filesystem": {"stripes": 20}})
 
 
 def test_set_changes_one_parameter_and_is_checked_like_a_file() -> None:
