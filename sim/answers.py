@@ -69,6 +69,13 @@ class Catalog:
         self._contents: dict[str, int] = {}
         self.working = 0
         self.downloads = 0
+        try:
+            self._open(ready)
+        except BaseException:
+            shutil.rmtree(self._directory)
+            raise
+
+    def _open(self, ready: list[str]) -> None:
         self._gateway = Gateway(
             self._configuration(),
             pull=self._pull,

@@ -1,15 +1,20 @@
 """What the commands of `shifter-sim` that simulate and measure share at the terminal: arguments, tables, progress, files.
 
-An error that a person can act on is one line and exit status 1. The progress bar shows on a terminal only.
+An error that a person can act on is one line and exit status 1. An interrupt (Ctrl-C, SIGTERM, SIGHUP) is heard once, and
+not again while what was begun is taken down. The progress bar shows on a terminal only.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import Progress, TaskID
@@ -32,6 +37,7 @@ shipped scenarios: small, centre-1000, centre-10000, imports-1000; `shifter-sim 
 """
 #: Columns of a table where standard output is no terminal.
 WIDTH = 128
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def command(
@@ -51,7 +57,8 @@ def command(
 
     def guarded(arguments: argparse.Namespace) -> int:
         try:
-            return run(arguments)
+            with _interrupted_once():
+                return run(arguments)
         except (ScenarioInvalid, LaunchFailed, ProbeFailed, NoPlots) as error:
             print(f"shifter-sim: {error}", file=sys.stderr)
         except MemoryError:
@@ -63,6 +70,26 @@ def command(
 
     parser.set_defaults(run=guarded)
     return parser
+
+
+@contextmanager
+def _interrupted_once() -> Iterator[None]:
+    """The first of ENDINGS raises KeyboardInterrupt, the others are not heard: what is begun is taken down all the same."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        for ending in ENDINGS:
+            signal.signal(ending, signal.SIG_IGN)
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # which alone may set handlers
+        return
+    before = {ending: signal.signal(ending, end) for ending in ENDINGS}
+    try:
+        yield
+    finally:
+        for ending, handler in before.items():
+            signal.signal(ending, handler)
 
 
 def seed(text: str) -> int:

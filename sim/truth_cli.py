@@ -1,21 +1,18 @@
 """`shifter-sim calibrate | validate`: this machine measured on emulated nodes, and the model held against it.
 
-Both bring a real site up in a directory of its own and take it down again, however they end: an interrupt (Ctrl-C,
-SIGTERM, SIGHUP) is heard once, and not again while the site is taken down. Files are tried before the minutes of
-measuring that are to fill them.
+Both bring a real site up in a directory of its own and take it down again, however they end. Files are tried before the
+minutes of measuring that are to fill them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from rich.table import Table
 
@@ -23,8 +20,6 @@ from sim import calibrate, emulation, plots, report_text, validate
 from sim.cluster import MAXIMUM_NODES
 from sim.emulation import LaunchFailed, Workbench
 from sim.terminal import check_files, command, console, number, numbers, progress, step, write_json
-
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -112,32 +107,14 @@ def _workbench(arguments: argparse.Namespace) -> Iterator[Workbench]:
     """The emulated site, in the directory that was asked for or in one that nobody else has; either is gone at the end."""
     if arguments.nodes > MAXIMUM_NODES:
         raise LaunchFailed(f"--nodes {arguments.nodes}: a cluster has 1 to {MAXIMUM_NODES} emulated nodes")
-    with _interrupted_once():
-        if arguments.dir:
-            with emulation.workbench(arguments.dir, arguments.nodes) as bench:
-                yield bench
-            return
-        made = Path(tempfile.mkdtemp(prefix="shifter-", dir="/tmp"))  # others must reach it, and socket paths are short
-        try:
-            made.chmod(0o755)
-            with emulation.workbench(made / "bench", arguments.nodes) as bench:
-                yield bench
-        finally:
-            made.rmdir()
-
-
-@contextmanager
-def _interrupted_once() -> Iterator[None]:
-    """The first of ENDINGS raises KeyboardInterrupt, the others are not heard: what is begun is taken down all the same."""
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        for ending in ENDINGS:
-            signal.signal(ending, signal.SIG_IGN)
-        raise KeyboardInterrupt(number)
-
-    before = {ending: signal.signal(ending, end) for ending in ENDINGS}
+    if arguments.dir:
+        with emulation.workbench(arguments.dir, arguments.nodes) as bench:
+            yield bench
+        return
+    made = Path(tempfile.mkdtemp(prefix="shifter-", dir="/tmp"))  # others must reach it, and socket paths are short
     try:
-        yield
+        made.chmod(0o755)
+        with emulation.workbench(made / "bench", arguments.nodes) as bench:
+            yield bench
     finally:
-        for ending, handler in before.items():
-            signal.signal(ending, handler)
+        made.rmdir()

@@ -1,12 +1,16 @@
 """`shifter-sim launch | compare | advise | parameters` as a person at a terminal meets them."""
 
 import json
+import subprocess
+import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from sim import cli, report_html
-from sim.parameters import SECTIONS
+from sim.parameters import SECTIONS, Scenario
 from sim.scenario import SHIPPED
 
 QUICK = ("--set", "launch.tasks=4", "--set", "image.bytes=50000000")
@@ -62,8 +66,6 @@ def test_the_plot_of_start_up_against_nodes_is_written_alone_and_is_the_page_s(t
 def test_a_plot_without_matplotlib_is_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert cli.main(["launch", "small", "--nodes", "2", "--svg", str(tmp_path / "launch.svg"), *QUICK]) == 1
     assert capsys.readouterr().err == "shifter-sim: plots need matplotlib: install shifter[plots]\n"
@@ -105,8 +107,6 @@ def test_a_page_shows_the_faults_and_the_configuration_that_it_was_made_with(tmp
 
 
 def test_a_page_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     from sim import launch, scenario
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -164,6 +164,38 @@ def test_a_launch_too_big_for_memory_is_one_line(
     assert capsys.readouterr().err == (
         "shifter-sim: not enough memory for so many nodes, tasks and jobs: choose fewer\n"
     )
+
+
+def test_a_launch_that_is_ended_leaves_nothing_in_memory() -> None:
+    argv = [sys.executable, "-m", "sim.cli", "launch", "centre-10000", "--nodes", ",".join(["10000"] * 20)]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+        tick = threading.Event()
+        while not (opened := gateways(running.pid)):  # for another process's file there is no event
+            assert running.poll() is None
+            tick.wait(0.01)
+        running.terminate()
+        _, errors = running.communicate()
+    assert (running.returncode, errors) == (130, "shifter-sim: interrupted\n")
+    assert [path for path in opened if path.exists()] == []
+
+
+def gateways(pid: int) -> set[Path]:
+    """The directories of simulated gateways in which a process has files open."""
+    found = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            found |= {p for p in entry.readlink().parents if p.name.startswith("shifter-sim-")}
+    return found
+
+
+def test_a_gateway_that_does_not_come_up_leaves_no_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from sim import answers
+
+    monkeypatch.setattr(answers, "_memory", lambda: str(tmp_path))
+    monkeypatch.setattr(answers.Catalog, "_configuration", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        answers.Catalog(Scenario(), [])
+    assert not list(tmp_path.iterdir())
 
 
 def test_compare_names_what_differs_and_by_how_much(capsys: pytest.CaptureFixture[str]) -> None:
