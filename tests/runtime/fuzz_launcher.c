@@ -1,107 +1,178 @@
-/* Fuzzing of what the launcher parses: steps (records, the table of verbs, operations on the environment) and options.
+/* Fuzzing of all that the launcher parses, by libFuzzer: its own sources, but for main.c, on a kernel of the fuzzer's own.
  *
- * Linked with the launcher's own wire.c, steps.c, options.c and user/environment.c; what would act on the system is replaced by
- * stubs that read every field. LLVMFuzzerTestOneInput fits libFuzzer and AFL++; main is a driver of its own that mutates a seed:
- *   fuzz_launcher SEED ROUNDS NUMBER */
-#include "../../runtime/launcher/shifter.h"
-#include <setjmp.h>
+ * FUZZ_TARGET names what the input is, after a byte of switches (1: rootless, 2: verbose), a byte with the length of the tape of
+ * the kernel's answers, and the tape:
+ *   plan         the planner's stream of steps, received and executed
+ *   cache        a file of the plan cache, for the request in `request_of_cache`, judged and executed
+ *   config       udiRoot.conf
+ *   options      the words of a command line, each with a NUL
+ *   caller       the caller's environment, each variable with a NUL: what a start takes from it
+ *   environment  the same, an empty word, and operations of three words on it: one letter, name, value
+ * The sources are included, not linked, so that what they remember can be forgotten after each input. */
+#include "fuzz_kernel.h"
 
-static jmp_buf refused;
-static volatile size_t seen;
-struct caller caller;
-int image_fd = -1, root_fd = -1, mount_fd = -1;
+#define CONFIG_PATH "/etc/shifter/udiRoot.conf"
+#define LIBEXEC_PATH "/usr/libexec/shifter"
+#define PYTHON_PATH "/usr/bin/python3"
+#define VERSION "26.11.0"
 
-void fail(const char *format, ...)
+#include "../../runtime/launcher/cache.c"
+#include "../../runtime/launcher/caller.c"
+#include "../../runtime/launcher/config.c"
+#include "../../runtime/launcher/disk.c"
+#include "../../runtime/launcher/fail.c"
+#include "../../runtime/launcher/files.c"
+#include "../../runtime/launcher/hold.c"
+#include "../../runtime/launcher/hooks.c"
+#include "../../runtime/launcher/image.c"
+#include "../../runtime/launcher/mounts.c"
+#include "../../runtime/launcher/options.c"
+#include "../../runtime/launcher/planner.c"
+#include "../../runtime/launcher/root.c"
+#include "../../runtime/launcher/steps.c"
+#include "../../runtime/launcher/user/command.c"
+#include "../../runtime/launcher/user/environment.c"
+#include "../../runtime/launcher/user/rootless.c"
+#include "../../runtime/launcher/wire.c"
+
+static void forget(void)
 {
-    seen += strlen(format);
-    longjmp(refused, 1);
+    static char *environment[] = {"A=1", "PATH=/bin", "EMPTY=", "ODD", NULL};
+    fresh_memory();
+    caller = (struct caller){.uid = 65534, .gid = 65534, .directory = "/srv/me", .privileged = true, .environment = environment, .arguments = none};
+    filesystem_uid = filesystem_gid = 0;
+    fake_environ = none;
+    group_total = -1;
+    powerless = false;
+    dropped = false;
+    list = NULL;
+    count = 0;
+    content = NULL;
+    directory = -1;
+    at = 0;
+    covered_fd = root_fd = image_fd = mount_fd = talk = -1;
+    root_on_host = false;
+    own_count = 0;
+    child = -1;
 }
 
-void fail_errno(const char *what, const char *which)
+/* The words in data, which ends with NUL; more than most are left out. */
+static char **words_in(char *data, size_t size, int most)
 {
-    seen += strlen(what) + strlen(which);
-    longjmp(refused, 1);
+    char **words = grow(NULL, ((size_t)most + 1) * sizeof *words), *end = data + size;
+    int found = 0;
+    for (; found < most && data < end; data += strlen(data) + 1)
+        words[found++] = data;
+    words[found] = NULL;
+    return words;
 }
 
-void say(const char *format, ...) { seen += strlen(format); }
-
-void *grow(void *old, size_t size)
+static void execute(bool (*next)(struct record *))
 {
-    void *memory = realloc(old, size ? size : 1);
-    if (!memory)
-        abort();
-    return memory;
+    struct record step = {0};
+    while (next(&step))
+        step_run(&step);
 }
 
-static void read_all(char **f)
+static void fuzz_plan(char *data, size_t size)
 {
-    for (; *f; f++)
-        seen += strlen(*f);
+    (void)data, (void)size;
+    planner_attach(9);
+    execute(planner_next);
 }
-#define STUB(name) void name(char **f) { read_all(f); }
-STUB(image_open) STUB(rootless_fuse) STUB(mount_local) STUB(planner_answer) STUB(root_begin) STUB(root_join) STUB(mount_tmpfs) STUB(file_mkdir)
-STUB(file_write) STUB(file_copy) STUB(file_symlink) STUB(mount_bind) STUB(mount_bind_of_user) STUB(mount_overlay)
-STUB(mount_proc) STUB(mount_change) STUB(disk_make) STUB(hook_root) STUB(hook_user) STUB(root_pivot)
-STUB(command_directory) STUB(command_run)
-void become_user(void) {}
+
+static const char request_of_cache[] = "\7\0\0\0user\0" "1";
+
+static void fuzz_cache(char *data, size_t size)
+{
+    struct record request = {.data = (char *)request_of_cache, .size = sizeof request_of_cache};
+    (void)data, (void)size;
+    if (cache_open(&request))
+        execute(cache_next);
+}
+
+static void fuzz_config(char *data, size_t size)
+{
+    (void)data, (void)size;
+    read_text(config_loop_mount());
+}
+
+static void fuzz_options(char *data, size_t size)
+{
+    struct options options = {0};
+    char **words = words_in(data, size, 64);
+    int number = 0;
+    while (words[number])
+        number++;
+    optind = 0;
+    if (number)
+        read_texts(words + options_parse(number, words, &options));
+    read_bytes(options.request.data, options.request.size);
+}
+
+static void fuzz_caller(char *data, size_t size)
+{
+    struct record request = {0};
+    caller_take(words_in(data, size, 64));
+    planner_request(&request);
+    read_bytes(request.data, request.size);
+    planner_start(&request);
+}
+
+static void fuzz_environment(char *data, size_t size)
+{
+    char **words = words_in(data, size, 256), **operation = words;
+    while (*operation && **operation)
+        operation++;
+    bool more = *operation != NULL;
+    *operation = NULL;
+    caller.environment = words;
+    environment_start();
+    for (operation += more; operation[0] && operation[1] && operation[2]; operation += 3)
+        switch (*operation[0]) {
+        case 's': environment_set(operation + 1); break;
+        case 'd': environment_default(operation + 1); break;
+        case 'p': environment_prepend(operation + 1); break;
+        case 'a': environment_append(operation + 1); break;
+        case 'u': environment_unset(operation + 1); break;
+        default: environment_clear((char *[]){operation[1], operation[2], NULL});
+        }
+    read_texts(environment_done());
+}
+
+static const struct {
+    const char *name;
+    void (*run)(char *data, size_t size);
+} targets[] = {
+    {"plan", fuzz_plan},       {"cache", fuzz_cache},   {"config", fuzz_config},
+    {"options", fuzz_options}, {"caller", fuzz_caller}, {"environment", fuzz_environment},
+};
 
 int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
 {
-    static char *environment[] = {"A=1", "PATH=/bin", "EMPTY=", "ODD", NULL}, *none[] = {NULL};
-    struct record step = {0};
-    caller.environment = environment;
-    caller.arguments = none;
-    char *data = malloc(size + 1), *volatile fields = NULL;
-    memcpy(data, input, size);
-    if (setjmp(refused) == 0)
-        for (size_t at = 0, used; at < size && (used = record_in_place(&step, data + at, size - at)); at += used) {
-            fields = (char *)step.field;
-            step_run(&step);
-        }
-    (void)fields;
-    /* the same bytes as words of a command line */
-    char *words[64] = {"shifter"}, *at = data;
-    int count = 1;
-    data[size ? size - 1 : 0] = 0;
-    for (; count < 63 && at < data + size; at += strlen(at) + 1)
-        words[count++] = at;
-    struct options options = {0};
-    optind = 0;
-    if (setjmp(refused) == 0)
-        seen += (size_t)options_parse(count, words, &options);
-    free(options.request.data);
-    free(step.field);
-    free(data);
-    return 0;
-}
-
-#ifdef DRIVER
-const char *__asan_default_options(void) { return "detect_leaks=0"; }
-
-int main(int count, char **words)
-{
-    static uint8_t seed[1 << 16], input[1 << 16];
-    FILE *file = count == 4 ? fopen(words[1], "rb") : NULL;
-    if (!file)
-        return 2;
-    size_t size = fread(seed, 1, sizeof seed / 2, file);
-    uint64_t state = strtoull(words[3], NULL, 10) * 2 + 1;
-#define RANDOM(limit) ((state ^= state << 13, state ^= state >> 7, state ^= state << 17) % (limit))
-    for (long round = strtol(words[2], NULL, 10); round > 0; round--) {
-        size_t length = RANDOM(4) ? size : RANDOM(size + 1);
-        memcpy(input, seed, length);
-        for (size_t changes = RANDOM(8); changes && length; changes--) {
-            size_t at = RANDOM(length);
-            switch (RANDOM(4)) {
-            case 0: input[at] = (uint8_t)RANDOM(256); break;
-            case 1: input[at] ^= (uint8_t)(1u << RANDOM(8)); break;
-            case 2: memmove(input + at, input + at + 1, length - at - 1); length--; break;
-            default: input[at] = "\0\377\1=-"[RANDOM(5)]; break;
-            }
-        }
-        LLVMFuzzerTestOneInput(input, length);
+    static size_t target = SIZE_MAX;
+    for (size_t i = 0; target == SIZE_MAX; i++) {
+        assert(i < sizeof targets / sizeof *targets);
+        if (strcmp(getenv("FUZZ_TARGET"), targets[i].name) == 0)
+            target = i;
     }
-    printf("%zu\n", (size_t)seen);
+    if (size < 2 || size - 2 < input[1])
+        return 0;
+    forget();
+    caller.rootless = input[0] & 1;
+    caller.verbose = input[0] & 2;
+    tape = input + 2;
+    tape_left = input[1];
+    size -= 2 + tape_left;
+    char *data = fake_realloc(NULL, size + !size);
+    memcpy(data, tape + tape_left, size);
+    bool words = target >= 3;
+    if (words)
+        data[size - !!size] = 0;
+    given = (uint8_t *)data;
+    given_left = given_size = size;
+    configuration = targets[target].run == fuzz_cache ? "system=x\nloopMount=/loop\n" : NULL;
+    if (setjmp(ended) == 0)
+        targets[target].run(data, size);
     return 0;
 }
-#endif

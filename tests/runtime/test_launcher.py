@@ -1,6 +1,5 @@
-"""The launcher's parsers under sanitizers with mutated input, the launcher itself under sanitizers, and what it is built like."""
+"""The launcher under sanitizers, and what it is built like; test_fuzz.py has its parsers."""
 
-import os
 import re
 import socket
 import subprocess
@@ -16,54 +15,6 @@ from tests.runtime import node as nodes
 from tests.runtime.node import Node
 
 SANITIZE = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-D_GNU_SOURCE")
-ROUNDS = int(40_000 * float(os.environ.get("SHIFTER_TEST_SCALE", "1")))
-HERE = Path(__file__).parent
-
-SEED: list[plan.Step] = [
-    plan.Image("/images/a.squashfs", "squashfs", "/loop/holds", "keep"), plan.Sync(), plan.Begin("slave", "/udi", "namespace"),
-    plan.Proc("/proc"), plan.Bind("root", "host", "/sys", "/sys", "rec"), plan.Bind("user", "host", "/a", "/b", "nodev,ro"),
-    plan.Tmpfs("/etc", "755"), plan.Write("/etc/passwd", "644", "me:x:1:1::/:/bin/sh\n"), plan.Overlay("/etc"), plan.Pivot(),
-    plan.Drop(), plan.EnvClear(("A*", "PATH")), plan.EnvSet("B", "2"), plan.EnvDefault("C", "3"), plan.EnvUnset("[A-C]*"),
-    plan.EnvPrepend("PATH", "/x"), plan.EnvAppend("PATH", "/y"), plan.Say("text"), plan.Exec("append", ("/bin/true", "")),
-]  # fmt: skip
-
-
-@requires("gcc")
-def test_mutated_steps_and_options_break_nothing(tmp_path: Path) -> None:
-    seed, program = tmp_path / "seed", tmp_path / "fuzz"
-    seed.write_bytes(b"".join(map(plan.encode, SEED)))
-    sources = [str(LAUNCHER / f"{name}.c") for name in ("wire", "steps", "options", "user/environment")]
-    subprocess.run(
-        ["gcc", *SANITIZE, "-DDRIVER", "-o", str(program), str(HERE / "fuzz_launcher.c"), *sources], check=True
-    )
-    done = subprocess.run(
-        [str(program), str(seed), str(ROUNDS), "7"], capture_output=True, text=True, check=False, env={"PATH": "/bin"}
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) > ROUNDS
-
-
-@requires("gcc", "valgrind")
-def test_mutated_steps_and_options_under_valgrind(tmp_path: Path) -> None:
-    seed, program = tmp_path / "seed", tmp_path / "fuzz"
-    seed.write_bytes(b"".join(map(plan.encode, SEED)))
-    sources = [str(LAUNCHER / f"{name}.c") for name in ("wire", "steps", "options", "user/environment")]
-    build = [
-        "gcc",
-        "-g",
-        "-O1",
-        "-D_GNU_SOURCE",
-        "-DDRIVER",
-        "-o",
-        str(program),
-        str(HERE / "fuzz_launcher.c"),
-        *sources,
-    ]
-    subprocess.run(build, check=True)
-    argv = ["valgrind", "-q", "--error-exitcode=9", str(program), str(seed), str(ROUNDS // 100), "11"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin"})
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) > 0
 
 
 @pytest.fixture(scope="module")
