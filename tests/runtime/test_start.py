@@ -37,6 +37,25 @@ def test_a_command_that_is_not_in_the_image_exits_127(node: Node) -> None:
     assert "cannot run nothing-like-it" in done.stderr
 
 
+def test_a_command_is_found_as_execvp_finds_it(node: Node) -> None:
+    """By PATH, in order, past what may not be executed; and a file that is no program and names none is the shell's to run."""
+    node.image(
+        "scripts",
+        {"b/tool": "echo tool of b: $0 $*\n", "bin/plain": "echo plain: $*\n", "c/other": "#!/none\n"},
+    )
+    at = node.directory / "images"
+    assert node.start("--image=id:scripts", "/bin/plain", "1", "2 3").stdout == "plain: 1 2 3\n"
+    assert node.start("--image=id:scripts", "plain", "x").stdout == "plain: x\n"
+    path = "--env=PATH=/nowhere:/etc/os-release:/b:/bin"
+    assert node.start("--image=id:scripts", path, "tool", "y").stdout == "tool of b: /b/tool y\n"
+    assert node.start("--image=id:scripts", "--env=PATH=", "sh", "-c", "echo $0").stdout == "sh\n"
+    broken = node.start("--image=id:scripts", "--env=PATH=/c:/bin", "other")
+    assert (broken.returncode, broken.stdout) == (127, "")
+    assert broken.stderr.startswith("shifter: cannot run other: No such file or directory")
+    for suffix in ("squashfs", "json"):
+        (at / f"scripts.{suffix}").unlink()
+
+
 def test_standard_input_reaches_the_command(node: Node) -> None:
     assert node.start("--image=id:tiny", "cat", stdin="through").stdout == "through"
 

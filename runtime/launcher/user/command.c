@@ -14,6 +14,39 @@ void command_directory(char **f)
     say("warning: %s: not in the container, or not yours to enter: the command starts in /", *path ? path : "working directory");
 }
 
+/* Execute a file; what is no program is a script of the shell's, as with execvp(3) of most C libraries. */
+static void execute(char *file, char **command, size_t words)
+{
+    execve(file, command, environ);
+    if (errno != ENOEXEC)
+        return;
+    char **script = grow(NULL, (words + 2) * sizeof *script);
+    script[0] = "/bin/sh";
+    script[1] = file;
+    memcpy(script + 2, command + 1, words * sizeof *script);
+    execve(script[0], script, environ);
+    errno = ENOEXEC;
+}
+
+/* The same by the container's PATH, for a name without a slash. */
+static void execute_by_name(char **command, size_t words)
+{
+    char file[4096];
+    const char *path = environment_value("PATH");
+    int refused = ENOENT;
+    for (const char *at = *path ? path : "/bin:/usr/bin"; at; at = strchr(at, ':') ? strchr(at, ':') + 1 : NULL) {
+        int size = (int)strcspn(at, ":");
+        if (snprintf(file, sizeof file, "%.*s%s%s", size, at, size ? "/" : "", command[0]) >= (int)sizeof file)
+            continue;
+        execute(file, command, words);
+        if (errno == EACCES)
+            refused = EACCES;
+        else if (errno != ENOENT && errno != ENOTDIR)
+            return;
+    }
+    errno = refused;
+}
+
 /* exec: append or none, then the command's first words */
 void command_run(char **f)
 {
@@ -34,7 +67,10 @@ void command_run(char **f)
     if (caller.mask != START_MASK)
         umask(caller.mask);
     caller_signals(false);
-    execvp(command[0], command);
+    if (strchr(command[0], '/'))
+        execute(command[0], command, words + extra);
+    else
+        execute_by_name(command, words + extra);
     say("cannot run %s: %s: is it in the image, and in the container's PATH?", command[0], strerror(errno));
     _exit(127);
 }

@@ -81,7 +81,8 @@ void environment_default(char **f)
         put(f[0], f[1], "", "");
 }
 
-static const char *value_of(const char *name)
+/* The value of a variable, "" when it is not set. */
+const char *environment_value(const char *name)
 {
     char **entry = find(name);
     return entry ? *entry + strlen(name) + 1 : "";
@@ -89,13 +90,13 @@ static const char *value_of(const char *name)
 
 void environment_prepend(char **f)
 {
-    const char *old = value_of(f[0]);
+    const char *old = environment_value(f[0]);
     put(f[0], f[1], *old ? ":" : "", old);
 }
 
 void environment_append(char **f)
 {
-    const char *old = value_of(f[0]);
+    const char *old = environment_value(f[0]);
     put(f[0], old, *old ? ":" : "", f[1]);
 }
 

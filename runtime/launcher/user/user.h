@@ -16,4 +16,5 @@ void environment_set(char **f);
 void environment_unset(char **f);
 void environment_prepend(char **f);
 void environment_append(char **f);
+const char *environment_value(const char *name);
 char **environment_done(void);
