@@ -14,7 +14,7 @@ void command_directory(char **f)
     say("warning: %s: not in the container, or not yours to enter: the command starts in /", *path ? path : "working directory");
 }
 
-/* Execute a file; what is no program is a script of the shell's, as with execvp(3) of most C libraries. */
+/* Execute a file; what is no program is a script of the shell's, as execvp in most C libraries has it. */
 static void execute(char *file, char **command, size_t words)
 {
     execve(file, command, environ);
