@@ -84,6 +84,11 @@ def show_launch(arguments: argparse.Namespace) -> int:
         if scenario.description:
             out.print(f"[bold]{escape(scenario.name)}[/bold]: {escape(scenario.description)}\n", highlight=False)
         out.print(report_text.launch(outcomes), highlight=False)
+        over = max(outcome.finished for outcome in outcomes)
+        for index, fault in enumerate(scenario.faults):
+            if fault.at > over:
+                late = f"begins at {fault.at:g} s, when the launch was over ({report_text.seconds(over)}): it changed nothing"
+                out.print(f"\nfault[{index}]: {fault.kind} {late}", highlight=False, markup=False)
         if arguments.html:
             out.print(f"\npage: {arguments.html}", highlight=False)
     return 2 if any(outcome.failed_tasks for outcome in outcomes) else 0

@@ -166,6 +166,18 @@ def test_a_launch_too_big_for_memory_is_one_line(
     )
 
 
+def test_a_fault_that_comes_after_the_launch_is_said_to_have_changed_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = tmp_path / "site.toml"
+    fault = '[[fault]]\nkind = "metadata-stall"\nduration = 0.1\n[[fault]]\nkind = "gateway-down"\nat = 70\n'
+    site.write_text(f"[launch]\nnodes = 2\ntasks = 2\n{fault}")
+    assert cli.main(["launch", str(site)]) == 0
+    out = capsys.readouterr().out
+    assert "fault[1]: gateway-down begins at 70 s, when the launch was over (" in out
+    assert "fault[0]" not in out
+
+
 def test_a_launch_that_is_ended_leaves_nothing_in_memory() -> None:
     argv = [sys.executable, "-m", "sim.cli", "launch", "centre-10000", "--nodes", ",".join(["10000"] * 20)]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
