@@ -14,7 +14,7 @@ static void keep_few_capabilities(void)
         few[0].permitted |= 1u << kept[i];
     few[0].effective = few[0].inheritable = few[0].permitted;
     /* exec as root would give everything back, unless root is nobody special */
-    if (prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED) < 0 || syscall(SYS_capset, &header, few) < 0)
+    if (prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED, 0, 0, 0) < 0 || syscall(SYS_capset, &header, few) < 0)
         fail_errno("cannot limit the planner", "capset");
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, kept[i], 0, 0) < 0)
