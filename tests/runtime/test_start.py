@@ -56,6 +56,23 @@ def test_a_command_is_found_as_execvp_finds_it(node: Node) -> None:
         (at / f"scripts.{suffix}").unlink()
 
 
+@requires("squashfuse_ll")
+@pytest.mark.parametrize("mode", [0o4755, 0o755], ids=["setuid", "in a user namespace"])
+def test_variables_of_the_hosts_c_library_do_not_reach_the_container(node: Node, mode: int) -> None:
+    """As with any setuid program of glibc's, whatever the launcher is linked with; those that are asked for do."""
+    host = {"LD_LIBRARY_PATH": "/opt/host", "LD_PRELOAD": "/x.so", "TMPDIR": "/scratch", "GLIBC_TUNABLES": "x=1", "KEPT": "1"}
+    node.shifter.chmod(mode)
+    if mode == 0o755:
+        node.open_fuse()
+    try:
+        seen = node.start("--image=id:tiny", "-e", "LD_LIBRARY_PATH=/in", "env", env=host).stdout.splitlines()
+        assert {"KEPT=1", "LD_LIBRARY_PATH=/in"} <= set(seen)
+        assert not [line for line in seen if line.startswith(("LD_PRELOAD", "TMPDIR", "GLIBC_TUNABLES"))]
+    finally:
+        node.shifter.chmod(0o4755)
+        node.fuse = None
+
+
 def test_standard_input_reaches_the_command(node: Node) -> None:
     assert node.start("--image=id:tiny", "cat", stdin="through").stdout == "through"
 
