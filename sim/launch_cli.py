@@ -15,7 +15,7 @@ from rich.table import Table
 from sim import advise, faults, launch, report_html, report_text
 from sim.parameters import SECTIONS, Fault, Scenario, describe
 from sim.scenario import FAULT_KEYS, find, load
-from sim.terminal import check_files, command, console, number, numbers, progress, seed, step, write_json
+from sim.terminal import check_files, command, console, number, numbers, progress, seed, step, write_file, write_json
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -73,10 +73,10 @@ def show_launch(arguments: argparse.Namespace) -> int:
         curves = ""
         if arguments.svg:
             curves = report_html.strategies(scenario, outcomes, arguments.seed)
-            arguments.svg.write_text(curves + "\n", encoding="utf-8")
+            write_file(arguments.svg, curves + "\n")
         if arguments.html:
             page = report_html.page(scenario, outcomes, arguments.seed, step(shown, task), curves)
-            arguments.html.write_text(page, encoding="utf-8")
+            write_file(arguments.html, page)
     if arguments.json:
         write_json(arguments.json, [json.loads(outcome.as_json()) for outcome in outcomes])
     if str(arguments.json) != "-":

@@ -149,10 +149,19 @@ def check_files(*files: Path | None) -> None:
                 file.unlink()
 
 
+def write_file(file: Path, text: str) -> None:
+    """Raises OSError, which names the file also where the disk is full."""
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        error.filename = str(file)
+        raise
+
+
 def write_json(path: Path, value: object) -> None:
     """To a file, or for `-` to standard output."""
     text = json.dumps(value, indent=1, sort_keys=True) + "\n"
     if str(path) == "-":
         sys.stdout.write(text)
     else:
-        path.write_text(text, encoding="utf-8")
+        write_file(path, text)

@@ -19,7 +19,7 @@ from rich.table import Table
 from sim import calibrate, emulation, plots, report_text, validate
 from sim.cluster import MAXIMUM_NODES
 from sim.emulation import LaunchFailed, Workbench
-from sim.terminal import check_files, command, console, number, numbers, progress, step, write_json
+from sim.terminal import check_files, command, console, number, numbers, progress, step, write_file, write_json
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -59,7 +59,11 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
         with _workbench(arguments) as bench:
             text = calibrate.calibrate(bench, arguments.repeats, step=step(shown, task)).toml()
     if arguments.output:
-        arguments.output.write_text(text, encoding="utf-8")
+        try:
+            write_file(arguments.output, text)
+        except OSError:
+            sys.stdout.write(text)  # a minute's work is not lost for a disk that has filled up meanwhile
+            raise
         print(f"{arguments.output}: this machine's figures; shifter-sim launch {arguments.output} --nodes 1,16,64")
     else:
         sys.stdout.write(text)
@@ -80,14 +84,6 @@ def run_validate(arguments: argparse.Namespace) -> int:
         task = shown.add_task("bringing the cluster up", total=None)
         with _workbench(arguments) as bench:
             found = validate.validate(bench, sizes, arguments.repeats, step(shown, task))
-    if arguments.json:
-        write_json(arguments.json, json.loads(found.as_json()))
-    if arguments.html:
-        arguments.html.write_text(validate.page(found), encoding="utf-8")
-    if arguments.svg:
-        arguments.svg.write_text(validate.plot(found) + "\n", encoding="utf-8")
-    if arguments.markdown:
-        arguments.markdown.write_text(validate.markdown(found, arguments.svg.name), encoding="utf-8")
     if str(arguments.json) != "-":
         rows = Table(**report_text.LOOK)
         for heading in validate.HEADINGS:
@@ -99,6 +95,14 @@ def run_validate(arguments: argparse.Namespace) -> int:
         where = f"{found.calibration.machine}, {found.calibration.date}"
         error = f"median error {found.median_error:.1%} over {len(found.points)} points (goal: {validate.GOAL:.0%})"
         out.print(f"\n{error}\n{where}", highlight=False)
+    if arguments.json:
+        write_json(arguments.json, json.loads(found.as_json()))
+    if arguments.html:
+        write_file(arguments.html, validate.page(found))
+    if arguments.svg:
+        write_file(arguments.svg, validate.plot(found) + "\n")
+    if arguments.markdown:
+        write_file(arguments.markdown, validate.markdown(found, arguments.svg.name))
     return 0 if found.median_error <= validate.GOAL else 2
 
 

@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from sim import calibrate, cli, emulation, leftovers, scenario
+from sim import calibrate, cli, emulation, leftovers, scenario, validate
 from sim.calibrate import Calibration, Figure
 from tests.requires import requires, requires_root
 
@@ -89,6 +90,39 @@ def test_a_directory_that_is_not_new_is_left_alone(
     assert cli.main(["validate", "--nodes", "2", "--dir", str(tmp_path / made)]) == 1
     assert reason in capsys.readouterr().err
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
+
+
+@contextmanager
+def imagined(*_: object) -> Iterator[None]:
+    """A workbench without a site."""
+    yield None
+
+
+def test_figures_that_a_full_disk_does_not_take_are_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Calibration(
+        "a machine", "2026-01-31", (Figure("node.mount_seconds", 0.0004, 0.0003, 0.0005, 30, "mount(2)"),)
+    )
+    monkeypatch.setattr("sim.emulation.workbench", imagined)
+    monkeypatch.setattr("sim.calibrate.calibrate", lambda *_, **__: made)
+    assert cli.main(["calibrate", "--nodes", "2", "--output", "/dev/full"]) == 1
+    out, err = capsys.readouterr()
+    assert out == made.toml()
+    assert err == "shifter-sim: /dev/full: No space left on device: choose another file\n"
+
+
+def test_points_are_printed_though_a_file_of_them_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = (validate.Point("cold", 1, "inside", 1.0, 1.3),)
+    monkeypatch.setattr("sim.emulation.workbench", imagined)
+    monkeypatch.setattr("sim.validate.validate", lambda *_: validate.Validation(Calibration("m", "d", ()), points))
+    assert cli.main(["validate", "--nodes", "2"]) == 2, "worse than the goal"
+    assert cli.main(["validate", "--nodes", "2", "--json", "/dev/full"]) == 1
+    out, err = capsys.readouterr()
+    assert out.count("+30%") == 2
+    assert err == "shifter-sim: /dev/full: No space left on device: choose another file\n"
 
 
 @requires_root
