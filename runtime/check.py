@@ -88,13 +88,24 @@ def places(conf: Udiroot) -> "Iterator[Finding]":
 
 
 def owned(key: str, path: str) -> Finding:
-    """Whether `path` is root's alone to change."""
+    """Whether `path`, and every directory on the way to it, is root's alone to change."""
+    ends = (path, os.path.realpath(path))
     try:
-        status = os.stat(path)
+        for place in dict.fromkeys((*ends, *above(ends[0]), *above(ends[1]))):
+            status = os.stat(place)
+            kept = place not in ends and status.st_mode & 0o1000  # others may make names there, but not take ours
+            if status.st_uid != 0 or (status.st_mode & 0o022 and not kept):
+                return Finding(key, False, f"{place}: others can change it: chown root, chmod go-w")
     except OSError as error:
         return Finding(key, False, f"{path}: {error.strerror}: make it, owned by root")
-    good = status.st_uid == 0 and not status.st_mode & 0o022
-    return Finding(key, good, path if good else f"{path}: others can change it: chown root, chmod go-w")
+    return Finding(key, True, path)
+
+
+def above(path: str) -> "Iterator[str]":
+    """The directories over an absolute path, up to /."""
+    while path != "/":
+        path = os.path.dirname(path)
+        yield path
 
 
 def launcher(_conf: Udiroot) -> "Iterator[Finding]":
@@ -106,6 +117,7 @@ def launcher(_conf: Udiroot) -> "Iterator[Finding]":
     except OSError as error:
         yield Finding("launcher", False, f"{path}: {error.strerror}: install it")
         return
+    yield owned("planner", os.path.dirname(os.path.abspath(__file__)))
     setuid = status.st_uid == 0 and bool(status.st_mode & 0o4000)
     nosuid = bool(os.statvfs(path).f_flag & os.ST_NOSUID)
     text = f"{path}: is on a file system mounted nosuid" if nosuid else f"{path}: chown root and chmod 4755 it"
@@ -176,7 +188,7 @@ def main(config: str) -> None:
     except ConfigInvalid as error:
         findings.append(Finding("configuration", False, str(error)))
     else:
-        findings.append(Finding("configuration", True, config))
+        findings.append(owned("configuration", config))
         findings += [Finding("configuration", False, text, needed=False) for text in conf.warnings]
         for check in CHECKS:
             findings += check(conf)

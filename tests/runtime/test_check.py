@@ -8,7 +8,7 @@ import pytest
 
 from tests.requires import requires, requires_root
 from tests.runtime import node as nodes
-from tests.runtime.node import Node
+from tests.runtime.node import NOBODY, Node
 
 pytestmark = [requires_root, requires("mksquashfs", "busybox", "gcc", "squashfuse_ll")]
 
@@ -69,6 +69,18 @@ def test_what_makes_a_node_unfit(node: Node, settings: dict[str, str], said: str
     done = node.start("--check")
     assert done.returncode == 1
     assert said in done.stdout
+
+
+def test_a_directory_of_somebody_elses_on_the_way_is_named(node: Node) -> None:
+    theirs = node.directory / "theirs"
+    (theirs / "etc").mkdir(parents=True)
+    os.chown(theirs, NOBODY, NOBODY)
+    (node.directory / "by-link").symlink_to(theirs / "etc")
+    for path in (theirs / "etc", node.directory / "by-link"):
+        node.configure(etcPath=str(path))
+        done = node.start("--check")
+        assert f"FAIL etcPath: {theirs}: others can change it: chown root, chmod go-w" in done.stdout
+        assert done.returncode == 1
 
 
 def test_a_gateway_and_a_munge_that_do_not_answer_are_noted(node: Node) -> None:

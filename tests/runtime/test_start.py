@@ -60,7 +60,13 @@ def test_a_command_is_found_as_execvp_finds_it(node: Node) -> None:
 @pytest.mark.parametrize("mode", [0o4755, 0o755], ids=["setuid", "in a user namespace"])
 def test_variables_of_the_hosts_c_library_do_not_reach_the_container(node: Node, mode: int) -> None:
     """As with any setuid program of glibc's, whatever the launcher is linked with; those that are asked for do."""
-    host = {"LD_LIBRARY_PATH": "/opt/host", "LD_PRELOAD": "/x.so", "TMPDIR": "/scratch", "GLIBC_TUNABLES": "x=1", "KEPT": "1"}
+    host = {
+        "LD_LIBRARY_PATH": "/opt/host",
+        "LD_PRELOAD": "/x.so",
+        "TMPDIR": "/scratch",
+        "GLIBC_TUNABLES": "x=1",
+        "KEPT": "1",
+    }
     node.shifter.chmod(mode)
     if mode == 0o755:
         node.open_fuse()
