@@ -1,4 +1,4 @@
-"""The launcher under sanitizers, and what it is built like; test_fuzz.py has its parsers."""
+"""The launcher under sanitizers, and what it is built like; test_fuzz.py has its parsers, test_valgrind.py looks for leaks."""
 
 import re
 import socket
