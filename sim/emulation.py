@@ -207,7 +207,7 @@ def workbench(directory: Path, nodes: int) -> Iterator[Workbench]:
         with Site.up(directory / "site", nodes=nodes) as site:
             stamp = directory / "stamp"
             compiler = ["gcc", "-static", "-O2", "-x", "c", "-", "-o", str(stamp)]
-            subprocess.run(compiler, input=STAMP, text=True, check=True)
+            subprocess.run(compiler, input=STAMP, text=True, check=True, capture_output=True)
             layout = directory / "oci"
             busybox_image.write(layout)
             site.push(f"{layout}:latest", IMAGE)
@@ -221,7 +221,9 @@ def workbench(directory: Path, nodes: int) -> Iterator[Workbench]:
     except subprocess.TimeoutExpired as error:
         raise LaunchFailed(f"{' '.join(map(str, error.cmd[:4]))} ... did not end in {error.timeout:g} s") from error
     except subprocess.CalledProcessError as error:
-        raise LaunchFailed(f"{error.cmd[0]} ended with {error.returncode}: its message is above") from error
+        lines = (error.stderr or "no reason given").strip().splitlines()
+        said = next((line for line in lines if "error" in line), lines[-1])
+        raise LaunchFailed(f"{error.cmd[0]} ended with {error.returncode}: {said}") from error
     except http.client.HTTPException as error:
         raise LaunchFailed(f"the gateway's answer to a look-up was cut off: {error!r}") from error
     finally:

@@ -92,6 +92,22 @@ def test_a_directory_that_is_not_new_is_left_alone(
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
 
 
+@requires_root
+@requires("munged", "docker-registry", "slurmctld", "slurmd", "skopeo", "mksquashfs")
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_compiler_that_fails_is_told_in_one_line_and_nothing_is_left(
+    public_directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(emulation, "STAMP", "int main(void) { return 0 }")
+    assert cli.main(["calibrate", "--nodes", "1", "--dir", str(public_directory / "bench")]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("shifter-sim: gcc ended with 1: <stdin>:1:27: error: ")
+    assert line.count("\n") == 1
+    assert leftovers.after(public_directory) == []
+    assert not list(public_directory.iterdir())
+
+
 @contextmanager
 def imagined(*_: object) -> Iterator[None]:
     """A workbench without a site."""
@@ -141,7 +157,8 @@ def test_an_interrupted_calibration_leaves_nothing(ending: signal.Signals, begun
     os.killpg(running.pid, ending)  # as a terminal does: to the programs that it waits for, too
     os.killpg(running.pid, ending)
     _, errors = running.communicate()
-    assert errors == "shifter-sim: interrupted\n"
+    assert errors.splitlines()[-1:] == ["shifter-sim: interrupted"]
+    assert "Traceback" not in errors
     assert running.returncode == 130
     assert leftovers.after(public_directory) == []
     assert not list(public_directory.iterdir())
