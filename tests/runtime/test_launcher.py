@@ -140,4 +140,6 @@ def test_what_never_runs_with_privilege_makes_no_privileged_call() -> None:
 def test_the_launcher_runs_no_shell_and_searches_no_path_with_privilege() -> None:
     sources = {path.name: path.read_text() for path in LAUNCHER.rglob("*.c")}
     for name, text in sources.items():
-        assert not re.search(r"\b(system|popen|execlp|execvp|getenv|secure_getenv|strcpy|sprintf|gets)\s*\(", text), name
+        assert not re.search(r"\b(system|popen|execlp|execvp|getenv|secure_getenv|strcpy|sprintf|gets)\s*\(", text), (
+            name
+        )
