@@ -3,7 +3,7 @@
  * FUZZ_TARGET names what the input is, after a byte of switches (1: rootless, 2: verbose), a byte with the length of the tape of
  * the kernel's answers, and the tape:
  *   plan         the planner's stream of steps, received and executed
- *   cache        a file of the plan cache, for the request in `request_of_cache`, judged and executed
+ *   cache        a file of the plan cache, for the request in `fuzz_request_of_cache`, judged and executed
  *   config       udiRoot.conf
  *   options      the words of a command line, each with a NUL
  *   caller       the caller's environment, each variable with a NUL: what a start takes from it
@@ -35,15 +35,17 @@
 #include "../../runtime/launcher/user/rootless.c"
 #include "../../runtime/launcher/wire.c"
 
-static void forget(void)
+static void fuzz_forget(void)
 {
     static char *environment[] = {"A=1", "PATH=/bin", "EMPTY=", "ODD", NULL};
-    fresh_memory();
-    caller = (struct caller){.uid = 65534, .gid = 65534, .directory = "/srv/me", .privileged = true, .environment = environment, .arguments = none};
-    filesystem_uid = filesystem_gid = 0;
-    fake_environ = none;
-    group_total = -1;
-    powerless = false;
+    fake_fresh_memory();
+    caller = (struct caller){.uid = 65534, .gid = 65534, .directory = "/srv/me", .privileged = true};
+    caller.environment = environment;
+    caller.arguments = fake_none;
+    fake_filesystem_uid = fake_filesystem_gid = 0;
+    fake_environ = fake_none;
+    fake_group_total = -1;
+    fake_powerless = false;
     dropped = false;
     list = NULL;
     count = 0;
@@ -57,7 +59,7 @@ static void forget(void)
 }
 
 /* The words in data, which ends with NUL; more than most are left out. */
-static char **words_in(char *data, size_t size, int most)
+static char **fuzz_words_in(char *data, size_t size, int most)
 {
     char **words = grow(NULL, ((size_t)most + 1) * sizeof *words), *end = data + size;
     int found = 0;
@@ -67,7 +69,7 @@ static char **words_in(char *data, size_t size, int most)
     return words;
 }
 
-static void execute(bool (*next)(struct record *))
+static void fuzz_execute(bool (*next)(struct record *))
 {
     struct record step = {0};
     while (next(&step))
@@ -78,50 +80,50 @@ static void fuzz_plan(char *data, size_t size)
 {
     (void)data, (void)size;
     planner_attach(9);
-    execute(planner_next);
+    fuzz_execute(planner_next);
 }
 
-static const char request_of_cache[] = "\7\0\0\0user\0" "1";
+static const char fuzz_request_of_cache[] = "\7\0\0\0user\0" "1";
 
 static void fuzz_cache(char *data, size_t size)
 {
-    struct record request = {.data = (char *)request_of_cache, .size = sizeof request_of_cache};
+    struct record request = {.data = (char *)fuzz_request_of_cache, .size = sizeof fuzz_request_of_cache};
     (void)data, (void)size;
     if (cache_open(&request))
-        execute(cache_next);
+        fuzz_execute(cache_next);
 }
 
 static void fuzz_config(char *data, size_t size)
 {
     (void)data, (void)size;
-    read_text(config_loop_mount());
+    fake_read_text(config_loop_mount());
 }
 
 static void fuzz_options(char *data, size_t size)
 {
     struct options options = {0};
-    char **words = words_in(data, size, 64);
+    char **words = fuzz_words_in(data, size, 64);
     int number = 0;
     while (words[number])
         number++;
     optind = 0;
     if (number)
-        read_texts(words + options_parse(number, words, &options));
-    read_bytes(options.request.data, options.request.size);
+        fake_read_texts(words + options_parse(number, words, &options));
+    fake_read_bytes(options.request.data, options.request.size);
 }
 
 static void fuzz_caller(char *data, size_t size)
 {
     struct record request = {0};
-    caller_take(words_in(data, size, 64));
+    caller_take(fuzz_words_in(data, size, 64));
     planner_request(&request);
-    read_bytes(request.data, request.size);
+    fake_read_bytes(request.data, request.size);
     planner_start(&request);
 }
 
 static void fuzz_environment(char *data, size_t size)
 {
-    char **words = words_in(data, size, 256), **operation = words;
+    char **words = fuzz_words_in(data, size, 256), **operation = words;
     while (*operation && **operation)
         operation++;
     bool more = *operation != NULL;
@@ -137,13 +139,13 @@ static void fuzz_environment(char *data, size_t size)
         case 'u': environment_unset(operation + 1); break;
         default: environment_clear((char *[]){operation[1], operation[2], NULL});
         }
-    read_texts(environment_done());
+    fake_read_texts(environment_done());
 }
 
 static const struct {
     const char *name;
     void (*run)(char *data, size_t size);
-} targets[] = {
+} fake_targets[] = {
     {"plan", fuzz_plan},       {"cache", fuzz_cache},   {"config", fuzz_config},
     {"options", fuzz_options}, {"caller", fuzz_caller}, {"environment", fuzz_environment},
 };
@@ -152,27 +154,27 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
 {
     static size_t target = SIZE_MAX;
     for (size_t i = 0; target == SIZE_MAX; i++) {
-        assert(i < sizeof targets / sizeof *targets);
-        if (strcmp(getenv("FUZZ_TARGET"), targets[i].name) == 0)
+        assert(i < sizeof fake_targets / sizeof *fake_targets);
+        if (strcmp(getenv("FUZZ_TARGET"), fake_targets[i].name) == 0)
             target = i;
     }
     if (size < 2 || size - 2 < input[1])
         return 0;
-    forget();
+    fuzz_forget();
     caller.rootless = input[0] & 1;
     caller.verbose = input[0] & 2;
-    tape = input + 2;
-    tape_left = input[1];
-    size -= 2 + tape_left;
+    fake_tape = input + 2;
+    fake_tape_left = input[1];
+    size -= 2 + fake_tape_left;
     char *data = fake_realloc(NULL, size + !size);
-    memcpy(data, tape + tape_left, size);
+    memcpy(data, fake_tape + fake_tape_left, size);
     bool words = target >= 3;
     if (words)
         data[size - !!size] = 0;
-    given = (uint8_t *)data;
-    given_left = given_size = size;
-    configuration = targets[target].run == fuzz_cache ? "system=x\nloopMount=/loop\n" : NULL;
-    if (setjmp(ended) == 0)
-        targets[target].run(data, size);
+    fake_given = (uint8_t *)data;
+    fake_given_left = fake_given_size = size;
+    fake_configuration = fake_targets[target].run == fuzz_cache ? "system=x\nloopMount=/loop\n" : NULL;
+    if (setjmp(fake_ended) == 0)
+        fake_targets[target].run(data, size);
     return 0;
 }
