@@ -57,11 +57,13 @@ class Effect:
 @dataclass(frozen=True)
 class Advice:
     """The launch as it is, the effect of every change, the best first, and the seconds to the last task with both the best
-    that the site can configure and what would better its limit most (None: there are not both, or no task gets up)."""
+    that the site can configure and what would better its limit most (None: there are not both, or no task gets up).
+    `faultless` is the launch without the scenario's faults; None where it has none."""
 
     before: Launch
     effects: tuple[Effect, ...]
     together: float | None
+    faultless: Launch | None
 
     @property
     def limit(self) -> Effect | None:
@@ -204,7 +206,8 @@ def advise(
         effects.append(Effect(change, before.last_task, after.last_task, before.failed_tasks, after.failed_tasks))
     # times that are shown alike keep the order of `changes`: the plainer comes first
     effects.sort(key=lambda e: (e.failed_after, float("inf" if e.after is None else f"{e.after:.3g}")))
-    advice = Advice(before, tuple(effects), None)
+    faultless = launch.simulate(replace(scenario, faults=()), seed=seed) if scenario.faults else None
+    advice = Advice(before, tuple(effects), None, faultless)
     if advice.best and advice.limit:
         both = launch.simulate(advice.limit.change.applied(advice.best.change.applied(scenario)), seed=seed)
         advice = replace(advice, together=both.last_task)

@@ -207,7 +207,9 @@ def workbench(directory: Path, nodes: int) -> Iterator[Workbench]:
         with Site.up(directory / "site", nodes=nodes) as site:
             stamp = directory / "stamp"
             compiler = ["gcc", "-static", "-O2", "-x", "c", "-", "-o", str(stamp)]
-            subprocess.run(compiler, input=STAMP, text=True, check=True, capture_output=True)
+            subprocess.run(
+                compiler, input=STAMP, text=True, check=True, capture_output=True, env={**os.environ, "LC_ALL": "C"}
+            )
             layout = directory / "oci"
             busybox_image.write(layout)
             site.push(f"{layout}:latest", IMAGE)

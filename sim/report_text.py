@@ -250,6 +250,10 @@ def advice(found: Advice, most: int = 8) -> RenderableType:
         f"{before.nodes} nodes x {before.tasks} tasks: last task after {seconds(before.last_task)}"
     ]
     parts += [f"{count} tasks fail: {reason}" for reason, count in before.failures.items()]
+    if found.faultless is not None:
+        still = found.faultless.failed_tasks
+        without = f"Without its faults: last task after {seconds(found.faultless.last_task)}"
+        parts.append(f"{without}, {still} tasks fail." if still else f"{without}, none fails.")
     if saving is not None:
         parts.append(
             f"[bold]{_words(saving.change)}[/bold] lets {saving.failed_before - saving.failed_after} of them start."

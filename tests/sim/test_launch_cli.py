@@ -308,6 +308,20 @@ def test_what_advise_and_compare_print_can_be_set(capsys: pytest.CaptureFixture[
         scenario.load("small", line.split(", "))
 
 
+def test_advise_tells_what_the_faults_cost_beside_what_the_site_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = tmp_path / "site.toml"
+    faults = '[[fault]]\nkind = "metadata-stall"\nduration = 30\n[[fault]]\nkind = "corrupt-image"\nnode = 1\n'
+    site.write_text(f"[launch]\nnodes = 4\ntasks = 2\n{faults}")
+    assert cli.main(["advise", str(site)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "4 nodes x 2 tasks: last task after 30 s"
+    assert lines[1] == "2 tasks fail: image object is corrupt: the mount finds no valid superblock"
+    assert lines[2].startswith("Without its faults: last task after ")
+    assert lines[2].endswith(" ms, none fails.")
+
+
 def test_advise_for_a_launch_of_which_nothing_gets_up_says_what_would_let_it_start(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
