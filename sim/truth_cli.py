@@ -21,6 +21,9 @@ from sim.cluster import MAXIMUM_NODES
 from sim.emulation import LaunchFailed, Workbench
 from sim.terminal import check_files, command, console, number, numbers, progress, step, write_file, write_json
 
+#: With fewer nodes a core their daemons hardly wait for one another, and how long one works cannot be told from how long all take.
+FEW = 4
+
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds both subcommands to `shifter-sim`: each sets `run`, arguments to exit status."""
@@ -58,6 +61,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
         task = shown.add_task("bringing the cluster up", total=None)
         with _workbench(arguments) as bench:
             text = calibrate.calibrate(bench, arguments.repeats, step=step(shown, task)).toml()
+    _warn(arguments.nodes)
     if arguments.output:
         try:
             write_file(arguments.output, text)
@@ -84,6 +88,7 @@ def run_validate(arguments: argparse.Namespace) -> int:
         task = shown.add_task("bringing the cluster up", total=None)
         with _workbench(arguments) as bench:
             found = validate.validate(bench, sizes, arguments.repeats, step(shown, task))
+    _warn(arguments.nodes)
     if str(arguments.json) != "-":
         rows = Table(**report_text.LOOK)
         for heading in validate.HEADINGS:
@@ -104,6 +109,12 @@ def run_validate(arguments: argparse.Namespace) -> int:
     if arguments.markdown:
         write_file(arguments.markdown, validate.markdown(found, arguments.svg.name))
     return 0 if found.median_error <= validate.GOAL else 2
+
+
+def _warn(nodes: int) -> None:
+    if nodes < FEW * calibrate.cores():
+        few = f"what Slurm costs a node is a guess with {nodes} of them on {calibrate.cores()} cores"
+        print(f"shifter-sim: {few}: it shows where many queue for these (--nodes 64)", file=sys.stderr)
 
 
 @contextmanager

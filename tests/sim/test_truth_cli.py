@@ -108,6 +108,12 @@ def test_a_compiler_that_fails_is_told_in_one_line_and_nothing_is_left(
     assert not list(public_directory.iterdir())
 
 
+FEW = (
+    "shifter-sim: what Slurm costs a node is a guess with 2 of them on 1 cores: it shows where many queue for these"
+    " (--nodes 64)\n"
+)
+
+
 @contextmanager
 def imagined(*_: object) -> Iterator[None]:
     """A workbench without a site."""
@@ -121,11 +127,12 @@ def test_figures_that_a_full_disk_does_not_take_are_printed(
         "a machine", "2026-01-31", (Figure("node.mount_seconds", 0.0004, 0.0003, 0.0005, 30, "mount(2)"),)
     )
     monkeypatch.setattr("sim.emulation.workbench", imagined)
+    monkeypatch.setattr("sim.calibrate.cores", lambda: 1)
     monkeypatch.setattr("sim.calibrate.calibrate", lambda *_, **__: made)
     assert cli.main(["calibrate", "--nodes", "2", "--output", "/dev/full"]) == 1
     out, err = capsys.readouterr()
     assert out == made.toml()
-    assert err == "shifter-sim: /dev/full: No space left on device: choose another file\n"
+    assert err == FEW + "shifter-sim: /dev/full: No space left on device: choose another file\n"
 
 
 def test_points_are_printed_though_a_file_of_them_cannot_be_written(
@@ -133,12 +140,13 @@ def test_points_are_printed_though_a_file_of_them_cannot_be_written(
 ) -> None:
     points = (validate.Point("cold", 1, "inside", 1.0, 1.3),)
     monkeypatch.setattr("sim.emulation.workbench", imagined)
+    monkeypatch.setattr("sim.calibrate.cores", lambda: 1)
     monkeypatch.setattr("sim.validate.validate", lambda *_: validate.Validation(Calibration("m", "d", ()), points))
     assert cli.main(["validate", "--nodes", "2"]) == 2, "worse than the goal"
     assert cli.main(["validate", "--nodes", "2", "--json", "/dev/full"]) == 1
     out, err = capsys.readouterr()
     assert out.count("+30%") == 2
-    assert err == "shifter-sim: /dev/full: No space left on device: choose another file\n"
+    assert err == 2 * FEW + "shifter-sim: /dev/full: No space left on device: choose another file\n"
 
 
 @requires_root
