@@ -13,7 +13,7 @@ from typing import Any
 
 from waitress.channel import HTTPChannel
 from waitress.server import create_server
-from waitress.task import ErrorTask, ThreadedTaskDispatcher
+from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 
 from catalog.config import Configuration
 
@@ -40,8 +40,41 @@ class _JsonErrorTask(ErrorTask):
         self.write(body)
 
 
+class _Task(WSGITask):
+    """Sends the header of an answer together with the first of its body: each send(2) costs as much as a look-up itself."""
+
+    channel: _Channel
+
+    def write(self, data: bytes) -> None:
+        if self.wrote_header:
+            super().write(data)
+            return
+        self.channel.hold()
+        try:
+            super().write(data)
+        finally:
+            self.channel.release()
+
+
 class _Channel(HTTPChannel):
+    task_class = _Task
     error_task_class = _JsonErrorTask
+    _held: list[bytes] | None = None
+
+    def hold(self) -> None:
+        """Keep what is written until `release`."""
+        self._held = []
+
+    def release(self) -> None:
+        held, self._held = self._held, None
+        if held:
+            self.write_soon(b"".join(held))
+
+    def write_soon(self, data: bytes) -> int:
+        if self._held is None:
+            return int(super().write_soon(data))
+        self._held.append(data)
+        return len(data)
 
     def handle_read(self) -> None:
         begun, active = self.request, self.last_activity
