@@ -21,7 +21,7 @@ from sim.cluster import MAXIMUM_NODES
 from sim.emulation import LaunchFailed, Workbench
 from sim.terminal import check_files, command, console, number, numbers, progress, step, write_file, write_json
 
-#: With fewer nodes a core their daemons hardly wait for one another, and how long one works cannot be told from how long all take.
+#: With fewer nodes a core daemons hardly wait for one another, and how long one works cannot be told from how long all take.
 FEW = 4
 
 
