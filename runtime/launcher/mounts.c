@@ -9,8 +9,10 @@ static char covered[4096];
 int mount_new(const char *kind, char *options[][2], unsigned attributes, const char *target)
 {
     int context = fsopen(kind, FSOPEN_CLOEXEC);
-    if (context < 0)
+    if (context < 0 && errno == ENODEV)
         fail("cannot mount %s: this kernel has no %s: load its module", target, kind);
+    if (context < 0)
+        fail_errno("cannot make a file system", target);
     for (int i = 0; options[i][0]; i++) {
         const char *value = options[i][1];
         if ((!value || *value) &&
@@ -42,6 +44,8 @@ void mount_tmpfs(char **f)
     if (strcmp(f[0], "/") != 0) {
         close(covered_fd);
         covered_fd = root_open(root_fd, f[0], O_PATH | O_DIRECTORY);
+        if (covered_fd < 0)
+            fail_errno("cannot open a mount point of the container", f[0]);
         snprintf(covered, sizeof covered, "%s", f[0]);
     }
     root_attach(tree, f[0]);
@@ -141,7 +145,9 @@ void mount_overlay(char **f)
 {
     char layers[128];
     int upper = root_open(root_fd, f[0], O_PATH | O_DIRECTORY);
-    if (upper < 0 || covered_fd < 0 || strcmp(covered, f[0]) != 0)
+    if (upper < 0)
+        fail_errno("cannot open a mount point of the container", f[0]);
+    if (covered_fd < 0 || strcmp(covered, f[0]) != 0)
         fail("cannot overlay %s: nothing is covered there: report this", f[0]);
     snprintf(layers, sizeof layers, "/proc/self/fd/%d:/proc/self/fd/%d", upper, covered_fd);
     char *options[][2] = {{"lowerdir", layers}, {"redirect_dir", "nofollow"}, {"metacopy", "off"}, {NULL, NULL}};

@@ -80,7 +80,7 @@ int root_parent(const char *path, const char **name)
     int fd = root_open(root_fd, *parent ? parent : "/", O_PATH | O_DIRECTORY);
     struct stat status;
     if (fd < 0 || fstat(fd, &status) < 0)
-        fail_errno("cannot open a directory of the container", parent);
+        fail_errno("cannot open a directory of the container", *parent ? parent : "/");
     for (int i = 0; i < own_count; i++)
         if (own[i] == status.st_dev)
             return fd;
