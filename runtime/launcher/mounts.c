@@ -9,10 +9,8 @@ static char covered[4096];
 int mount_new(const char *kind, char *options[][2], unsigned attributes, const char *target)
 {
     int context = fsopen(kind, FSOPEN_CLOEXEC);
-    if (context < 0 && errno == ENODEV)
-        fail("cannot mount %s: this kernel has no %s: load its module", target, kind);
     if (context < 0)
-        fail_errno("cannot make a file system", target);
+        fail("cannot mount %s: this kernel gives no %s: %s: load its module where it has none", target, kind, strerror(errno));
     for (int i = 0; options[i][0]; i++) {
         const char *value = options[i][1];
         if ((!value || *value) &&
@@ -43,8 +41,7 @@ void mount_tmpfs(char **f)
     root_own(tree);
     if (strcmp(f[0], "/") != 0) {
         close(covered_fd);
-        covered_fd = root_open(root_fd, f[0], O_PATH | O_DIRECTORY);
-        if (covered_fd < 0)
+        if ((covered_fd = root_open(root_fd, f[0], O_PATH | O_DIRECTORY)) < 0)
             fail_errno("cannot open a mount point of the container", f[0]);
         snprintf(covered, sizeof covered, "%s", f[0]);
     }
@@ -63,8 +60,7 @@ static struct mount_attr attributes(const char *flags, bool *recursive)
         {"rec", 0, 0},
     };
     for (const char *at = flags; *at;) {
-        size_t size = strcspn(at, ",");
-        size_t i = 0;
+        size_t size = strcspn(at, ","), i = 0;
         while (i < sizeof words / sizeof *words && (strlen(words[i].word) != size || strncmp(words[i].word, at, size) != 0))
             i++;
         if (i == sizeof words / sizeof *words)
@@ -145,10 +141,8 @@ void mount_overlay(char **f)
 {
     char layers[128];
     int upper = root_open(root_fd, f[0], O_PATH | O_DIRECTORY);
-    if (upper < 0)
-        fail_errno("cannot open a mount point of the container", f[0]);
-    if (covered_fd < 0 || strcmp(covered, f[0]) != 0)
-        fail("cannot overlay %s: nothing is covered there: report this", f[0]);
+    if (upper < 0 || covered_fd < 0 || strcmp(covered, f[0]) != 0)
+        fail("cannot overlay %s: %s, or nothing is covered there: report this", f[0], strerror(errno));
     snprintf(layers, sizeof layers, "/proc/self/fd/%d:/proc/self/fd/%d", upper, covered_fd);
     char *options[][2] = {{"lowerdir", layers}, {"redirect_dir", "nofollow"}, {"metacopy", "off"}, {NULL, NULL}};
     int tree = new_filesystem("overlay", options, MOUNT_ATTR_RDONLY, f[0]);
