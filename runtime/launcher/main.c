@@ -13,7 +13,7 @@ static _Noreturn void execute_for_root(char **who)
         if (*word)
             caller.groups[caller.group_count++] = (gid_t)strtoul(word, NULL, 10);
     if (caller.uid == 0 || setgroups((size_t)caller.group_count, caller.groups) < 0)
-        fail("cannot prepare an environment for uid %s: name a user who is not root", who[0]);
+        fail("cannot prepare an environment for uid %s: %s", who[0], caller.uid ? strerror(errno) : "name a user who is not root");
     planner_attach(0);
     while (planner_next(&step))
         step_run(&step);
