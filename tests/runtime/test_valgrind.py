@@ -4,19 +4,22 @@ valgrind cannot run a setuid program: here root starts it as one is started, wit
 3.19 valgrind answers the new calls for mounts itself, with ENOSYS: valgrind_calls.c has a program that it does not follow make
 them, so all of a start's own code runs, and real mounts are made.
 
-This stands for LeakSanitizer too, which has to trace the process that it looks at: the launcher makes itself untraceable at once.
-What is lost is looked for where a start ends in an exit; where the command takes its place, all memory goes with it.
+This stands for LeakSanitizer too, which looks where a program returns from main or calls exit: the launcher ends by exec or
+_exit. What is lost is looked for where a start ends in _exit; where the command takes its place, all memory goes with it.
 """
 
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from runtime import keep
 from runtime.install import LAUNCHER, real_interpreter
+from runtime.udiroot import read
 from tests.requires import requires, requires_root
 from tests.runtime import node as nodes
 from tests.runtime.node import NOBODY, Node
@@ -65,8 +68,8 @@ def node() -> Iterator[Node]:
         assert made.left() == []
 
 
-def checked(node: Node, *words: str) -> "subprocess.CompletedProcess[str]":
-    """A start under memcheck, which finds nothing in the launcher or what it forks."""
+def checked(node: Node, *words: str, steps: socket.socket | None = None) -> "subprocess.CompletedProcess[str]":
+    """A start under memcheck, which finds nothing in the launcher or what it forks; by a user, or, where steps come, by root."""
 
     def as_setuid() -> None:
         os.setgroups([])
@@ -75,8 +78,10 @@ def checked(node: Node, *words: str) -> "subprocess.CompletedProcess[str]":
 
     done = subprocess.run(
         [VALGRIND, "--leak-check=full", "--show-leak-kinds=definite,possible", f"--suppressions={node.directory}/held",
-         "--vgdb=no", f"--log-file={node.directory}/logs/valgrind.%p", str(node.directory / "bin/checked"), *words],
-        preexec_fn=as_setuid, env={"PATH": "/bin"}, cwd="/", capture_output=True, text=True, check=False,
+         "--vgdb=no", f"--log-file={node.directory}/logs/valgrind.%p",
+         str(node.directory / "bin/checked"), *words],
+        preexec_fn=None if steps else as_setuid, stdin=steps, env={"PATH": "/bin"}, cwd="/",
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     logs = {path: path.read_text() for path in (node.directory / "logs").iterdir()}
     assert logs
@@ -130,3 +135,19 @@ def test_a_joined_start_has_no_memory_error_and_hands_no_descriptor_to_the_comma
         assert (done.returncode, done.stdout) == (127, ""), done
     finally:
         subprocess.run([programs / "unsetupRoot"], check=True)
+
+
+def test_a_set_up_has_no_memory_error(node: Node) -> None:
+    words, programs = ("-U", str(NOBODY), "-G", str(NOBODY), "-v", "/usr:/data", "id", "tiny"), node.directory / "bin"
+    subprocess.run([programs / "setupRoot", *words], check=True)
+    subprocess.run([programs / "unsetupRoot"], check=True)
+    kept = keep.read_setup(read(str(node.directory / "udiRoot.conf")), ["setup", *words])
+    assert kept is not None
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(kept[2])  # a few KiB: the socket holds them until they are read
+        ours.shutdown(socket.SHUT_WR)
+        done = checked(node, "--steps", *kept[1], steps=theirs)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (node.directory / "udiMount/data/bin").is_dir()
+    subprocess.run([programs / "unsetupRoot"], check=True)
