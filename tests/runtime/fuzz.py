@@ -100,7 +100,11 @@ def run(program: Path, target: str, directory: Path, *options: str) -> "subproce
         *options,
         str(place),
     ]
-    environment = {"FUZZ_TARGET": target, "PATH": "/usr/bin:/bin", "ASAN_OPTIONS": "quarantine_size_mb=16"}
+    environment = {
+        "FUZZ_TARGET": target,
+        "PATH": "/usr/bin:/bin",
+        "ASAN_OPTIONS": "quarantine_size_mb=16:detect_leaks=0",
+    }
     done = subprocess.run(argv, **who, cwd=directory, env=environment, capture_output=True, check=False)
     out, err = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
     return subprocess.CompletedProcess(argv, done.returncode, out, err)
