@@ -83,6 +83,7 @@ def drop_idle(conf: Udiroot, linger: float | None = None) -> list[str]:
     `linger` None is what udiRoot.conf says. A hold that cannot be taken off stays: the next caller tries again.
     """
     patience = conf.hold_linger if linger is None else linger
+    drop_locks(f"{os.path.realpath(conf.loop_mount)}/holds", patience)
     dropped = []
     idle = [hold for hold in holds(conf.loop_mount) if hold.used + patience <= time.time()]
     if not idle:
@@ -106,6 +107,36 @@ def drop_idle(conf: Udiroot, linger: float | None = None) -> list[str]:
         finally:
             os.close(descriptor)
     return dropped
+
+
+def drop_locks(directory: str, patience: float) -> None:
+    """Take off the lock files that have no hold: of starts that failed before they made one, and of images that are not kept.
+
+    The latter say which loop device the image has (launcher/image.c); they stay while that device is attached.
+    """
+    try:
+        names = set(os.listdir(directory))
+    except FileNotFoundError:
+        return
+    for name in names:
+        hold = name.removesuffix(".lock")
+        if hold == name or hold in names:
+            continue
+        try:
+            descriptor = os.open(f"{directory}/{name}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            device = os.path.basename(os.pread(descriptor, 64, 0).decode("ascii", "replace"))
+            attached = device and os.path.exists(f"/sys/block/{device}/loop/backing_file")
+            fresh = os.fstat(descriptor).st_mtime + patience > time.time()
+            if not attached and not fresh and not os.path.lexists(f"{directory}/{hold}"):
+                os.unlink(f"{directory}/{name}")
+        except OSError:  # a start is making the hold now
+            continue
+        finally:
+            os.close(descriptor)
 
 
 def unmount(path: str, *, lazy: bool = False) -> bool:

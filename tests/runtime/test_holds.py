@@ -160,6 +160,33 @@ def test_a_new_image_sweeps_out_what_lingered(node: Node) -> None:
     assert len(kept(node)) == 1
 
 
+def test_a_lock_without_a_hold_goes_but_not_while_it_says_where_the_image_is(node: Node) -> None:
+    """A start that failed early leaves one; and where nothing is kept it names the loop device that all starts share."""
+    directory = node.directory / "loopMount/holds"
+    assert node.start("--image=id:tiny", "true").returncode == 0
+    orphan = directory / "1-2-3.4.lock"
+    orphan.touch(0o600)
+    os.utime(orphan, (1, 1))
+    held = set(directory.iterdir()) - {orphan}
+    holds.drop_idle(read(str(node.directory / "udiRoot.conf")))
+    assert set(directory.iterdir()) == held
+    orphan.touch(0o600)  # somebody may be about to make the hold
+    holds.drop_idle(read(str(node.directory / "udiRoot.conf")))
+    assert orphan.exists()
+    node.drop_holds()
+    assert list(directory.iterdir()) == []
+    node.configure(holdLinger="0")
+    first = running(node, "--image=id:tiny")
+    node.drop_holds()
+    assert len(list(directory.iterdir())) == 1
+    assert node.start("--image=id:tiny", "true").returncode == 0
+    assert comes_to(node, 1)
+    end(first)
+    assert comes_to(node, 0)
+    node.drop_holds()
+    assert list(directory.iterdir()) == []
+
+
 def test_a_start_killed_at_any_moment_leaves_a_whole_mount_or_none(node: Node) -> None:
     for delay in range(0, 30, 2):
         node.drop_holds()
