@@ -4,6 +4,31 @@
 static char **list; /* NAME=VALUE, NULL-terminated */
 static size_t count;
 
+/* What a C library withholds from setuid programs, on purpose the same with each library and without the setuid bit: it is the
+ * host's, and its LD_LIBRARY_PATH or TMPDIR would be wrong in the container. */
+static bool withheld(const char *entry)
+{
+    static const char *const beginnings[] = {"GCONV_PATH=", "GETCONF_DIR=", "GLIBC_TUNABLES=", "HOSTALIASES=", "LD_",
+        "LOCALDOMAIN=", "LOCPATH=", "MALLOC_TRACE=", "NIS_PATH=", "NLSPATH=", "RESOLV_HOST_CONF=", "RES_OPTIONS=", "TMPDIR=",
+        "TZDIR="};
+    for (size_t i = 0; i < sizeof beginnings / sizeof *beginnings; i++)
+        if (strncmp(entry, beginnings[i], strlen(beginnings[i])) == 0)
+            return true;
+    return false;
+}
+
+void environment_start(void)
+{
+    size_t all = 0;
+    while (caller.environment[all])
+        all++;
+    list = grow(NULL, (all + 1) * sizeof *list);
+    for (char **entry = caller.environment; *entry; entry++)
+        if (!withheld(*entry))
+            list[count++] = *entry;
+    list[count] = NULL;
+}
+
 static bool matches(const char *entry, const char *pattern)
 {
     char name[4096];
@@ -13,20 +38,6 @@ static bool matches(const char *entry, const char *pattern)
     memcpy(name, entry, size);
     name[size] = 0;
     return fnmatch(pattern, name, 0) == 0;
-}
-
-/* All of the caller's but what a C library withholds from setuid programs, on purpose the same with each library and without the
- * setuid bit: it is the host's, and its LD_LIBRARY_PATH or TMPDIR would be wrong in the container. */
-void environment_start(void)
-{
-    static char *withheld[] = {"GCONV_PATH", "GETCONF_DIR", "GLIBC_TUNABLES", "HOSTALIASES", "LD_*", "LOCALDOMAIN", "LOCPATH",
-        "MALLOC_TRACE", "NIS_PATH", "NLSPATH", "RESOLV_HOST_CONF", "RES_OPTIONS", "TMPDIR", "TZDIR", NULL};
-    while (caller.environment[count])
-        count++;
-    list = grow(NULL, (count + 1) * sizeof *list);
-    memcpy(list, caller.environment, (count + 1) * sizeof *list);
-    for (char **name = withheld; *name; name++)
-        environment_unset(name);
 }
 
 static char **find(const char *name)
