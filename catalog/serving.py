@@ -2,12 +2,14 @@
 
 Requests are read whole by one thread that never blocks before a worker thread sees them, so a slow client holds no worker;
 what is too large or too slow is refused or cut as the configuration's Limits say. Requests without a credential wait in a
-line of their own: one with a credential never waits behind them.
+line of their own: one with a credential never waits behind them. Threads are many for the sake of requests that wait; those that
+compute are few at a time.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from typing import Any
 
@@ -16,6 +18,11 @@ from waitress.server import create_server
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 
 from catalog.config import Configuration
+
+_AT_ONCE = 2
+"""Requests that threads work at side by side. All share one interpreter: of 16 look-ups at once each waits for it at every turn,
+and half as many are answered as by two."""
+_SHORT = 0.02  # seconds: what a request has taken when it is taken to wait for something
 
 
 class _JsonErrorTask(ErrorTask):
@@ -94,21 +101,27 @@ class _Lines(ThreadedTaskDispatcher):
         self._most = most
         self._strangers: deque[Any] = deque()
         self._served = 0
+        self._begun: dict[int, float] = {}
+        self._watched = False
 
     def add_task(self, task: Any) -> None:
         known = "AUTHENTICATION" in task.requests[0].headers
         with self.lock:
             (self.queue if known else self._strangers).append(task)
-            self.queue_cv.notify()
+            self._call()
 
     def handler_thread(self, thread_no: int) -> None:
-        """As the base class has it, but for the choice of the task."""
+        """As the base class has it, but for the choice of the task, and its time."""
         while True:
             with self.lock:
-                while not self.queue and not self._admits() and not self.stop_count:
+                while not (self._waiting() and self._room()) and not self.stop_count:
+                    watching = self._waiting() and not self._watched
+                    self._watched |= watching
                     self.active_count -= 1
-                    self.queue_cv.wait()
+                    self.queue_cv.wait(_SHORT if watching else None)
                     self.active_count += 1
+                    if watching:
+                        self._watched = False
                 if self.stop_count:
                     self.active_count -= 1
                     self.stop_count -= 1
@@ -118,15 +131,31 @@ class _Lines(ThreadedTaskDispatcher):
                 stranger = not self.queue
                 task = self._strangers.popleft() if stranger else self.queue.popleft()
                 self._served += stranger
+                self._begun[thread_no] = time.monotonic()
+                if self._waiting():
+                    self._call()
             try:
                 task.service()
             except BaseException:
                 self.logger.exception("Exception when servicing %r", task)
-            if stranger:
-                with self.lock:
-                    self._served -= 1
-                    if self._strangers:
-                        self.queue_cv.notify()  # this thread may find something else to do first
+            with self.lock:
+                del self._begun[thread_no]
+                self._served -= stranger
+
+    def _call(self) -> None:
+        """Wakes a thread for what waits: to do it, or to look again soon. Who is done with something looks by himself."""
+        if self._room() or not self._watched:
+            self.queue_cv.notify()
+
+    def _waiting(self) -> bool:
+        return bool(self.queue or self._admits())
+
+    def _room(self) -> bool:
+        """Whether one more thread would not be in the others' way. A request that takes long waits for something: a disk, a
+        registry. It does not count.
+        """
+        now = time.monotonic()
+        return sum(now - begun < _SHORT for begun in self._begun.values()) < _AT_ONCE
 
     def shutdown(self, cancel_pending: bool = True, timeout: int = 5) -> bool:
         with self.lock:
