@@ -8,7 +8,6 @@ cannot be done raises `Refused` or `NotFound` with a sentence for the user.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -27,9 +26,9 @@ from catalog.publication import Publication
 from catalog.record import Record
 from catalog.reference import Reference
 from catalog.states import NotAllowed, State
+from catalog.told import Told, sees
 
 USED_EVERY = 3600.0  # seconds: one Used event a reference in this time, at most
-ANSWER_WITHIN = 60.0  # seconds after its end in which somebody who waited for an attempt is told how it ended
 _TRIES = 20
 
 
@@ -100,7 +99,7 @@ class Desk:
         self._wallet = wallet
         self._wake = wake
         self._settle_soon = settle_soon
-        self._told: OrderedDict[tuple[UUID, int, int], None] = OrderedDict()
+        self._told = Told(leases.table)
 
     def platform(self, system: str) -> Platform:
         platform = self.configuration.platforms.get(system)
@@ -149,11 +148,11 @@ class Desk:
     def _find(self, reference: Reference, caller: Caller) -> Record | None:
         if reference.itype == "id":
             for same in self.images.with_image(reference.tag):
-                if same.reference.system == reference.system and _sees(same, caller):
+                if same.reference.system == reference.system and sees(same, caller):
                     return same
             return None
         record = self.images.get(reference)
-        return record if record is not None and _sees(record, caller) else None
+        return record if record is not None and sees(record, caller) else None
 
     def _use(self, record: Record, caller: Caller) -> None:
         now = self.catalog.clock()
@@ -173,7 +172,8 @@ class Desk:
         """A wish for `reference`, or a poll: the same call again asks how it goes.
 
         Returns the record to answer with: READY from the catalog while it is fresh, the running attempt, a FAILURE
-        that the caller waited for and was not told yet, or a new attempt. Raises Refused.
+        that the caller waited for and was not told yet, or a new attempt: who waited for one that failed at the registry
+        with somebody else's credential has one with his own. Raises Refused.
         """
         try:
             located = references.locate(
@@ -250,12 +250,14 @@ class Desk:
             try:
                 if record is not None:
                     if record.attempt is not None and record.state.live:
-                        return self._join(record, caller, asked, now)
-                    if self._waited(record, caller, credential, now):
+                        return self._told.failed(record, caller, now) or self._join(record, caller, asked, now)
+                    if self._told.waited(record, caller, credential, now):
                         return record
                     if record.state is State.READY and fresh(record, now) and _satisfied(record, caller, asked):
                         self._use(record, caller)
                         return record
+                    if (failed := self._told.failed(record, caller, now)) is not None:
+                        return failed
                 begun = begin(now)
             except NotAllowed:
                 continue  # somebody changed it since it was read: look again
@@ -274,27 +276,6 @@ class Desk:
             record.reference,
             lambda image: image.join_pull(now, uid=caller.uid, user=caller.name, gid=caller.gid, asked=asked),
         )
-
-    def _waited(self, record: Record, caller: Caller, credential: Credential | None, now: float) -> bool:
-        """Whether this is the answer that the caller has been waiting for: given once, so that a poll starts nothing.
-
-        Who has a credential is not told that an attempt without one failed: it may have failed for want of that. The next
-        one has it, so this happens once.
-        """
-        attempt = record.attempt
-        if attempt is None or record.state not in {State.READY, State.FAILURE} or not attempt.took_part(caller.uid):
-            return False
-        if record.state is State.READY and not _sees(record, caller):
-            return False
-        if record.state is State.FAILURE and credential is not None and not attempt.credentialed:
-            return False
-        key = (record.reference.uuid, attempt.number, caller.uid)
-        if key in self._told or abs(now - attempt.since) > ANSWER_WITHIN:
-            return False
-        self._told[key] = None
-        while len(self._told) > 10000:
-            self._told.popitem(last=False)
-        return self._leases.table.tell(record.reference.uuid.hex, attempt.number, caller.uid)
 
     def _fresh(self, record: Record, now: float) -> bool:
         # A time of pull that lies ahead comes from a clock that was set back since; asking the registry is safe.
@@ -398,13 +379,9 @@ class Desk:
         return caller.admin or (owner is not None and owner == caller.uid)
 
 
-def _sees(record: Record, caller: Caller) -> bool:
-    return record.access is not None and record.access.allows(caller.uid, caller.groups)
-
-
 def _satisfied(record: Record, caller: Caller, asked: Access | None) -> bool:
     """Whether the catalog's answer is all that the caller wants: he may see it, and it has the ACL that he asks for."""
-    if not _sees(record, caller):
+    if not sees(record, caller):
         return False
     owner = caller.admin or record.owner == caller.uid
     return granted(record.access, asked, caller.uid, owner=owner) == record.access

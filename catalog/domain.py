@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from eventsourcing.domain import Aggregate
 
 from catalog.acl import Access, granted
-from catalog.record import Attempt, Image, Record, changed
+from catalog.record import ANSWER_WITHIN, Attempt, Failure, Image, Record, changed
 from catalog.reference import Reference
 from catalog.states import Action, NotAllowed, Stage, State, check
 
@@ -152,7 +152,9 @@ class ImageReference(Aggregate):
 
         def fold(self, record: Record) -> Record:
             assert record.attempt is not None
-            attempt = changed(record.attempt, reason=self.reason, since=self.timestamp.timestamp())
+            attempt = changed(
+                record.attempt, reason=self.reason, failed_in=self.stage, since=self.timestamp.timestamp()
+            )
             return changed(record, state=State.FAILURE, attempt=attempt)
 
     class ImportRequested(Event):
@@ -478,7 +480,22 @@ def _attempt(event: Any, record: Record, kind: str) -> Attempt:
         started=at,
         path=getattr(event, "path", None),
         format=getattr(event, "format", None),
+        failures=_failures(record, event.uid, at),
     )
+
+
+def _failures(record: Record, uid: int, at: float) -> dict[int, Failure]:
+    """What an attempt that `uid` begins at `at` keeps of how those before it failed: each one's latest, for as long as he may
+    ask for it.
+    """
+    before = record.attempt
+    if before is None:
+        return {}
+    kept = dict(before.failures)
+    if record.state is State.FAILURE and before.reason is not None:
+        kept[before.uid] = Failure(before.number, before.reason, before.since)
+    kept.pop(uid, None)  # who asks again has heard of it
+    return {one: failure for one, failure in kept.items() if abs(at - failure.at) <= ANSWER_WITHIN}
 
 
 EVENTS: tuple[type[ImageReference.Event], ...] = (

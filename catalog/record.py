@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from catalog.acl import PUBLIC, Access
 from catalog.reference import Reference
 from catalog.states import State
 
 _T = TypeVar("_T")
+
+ANSWER_WITHIN = 60.0  # seconds after its end in which somebody who waited for an attempt is told how it ended
 
 
 def changed(one: _T, **fields: Any) -> _T:
@@ -67,6 +69,14 @@ class Image:
         return cls(**given)
 
 
+class Failure(NamedTuple):
+    """How an attempt of a user failed. number: of the attempt; at: when it ended (Unix seconds)."""
+
+    number: int
+    reason: str
+    at: float
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One pull or import, from its request to its end.
@@ -74,6 +84,8 @@ class Attempt:
     number: counts up for each reference. kind: `pull` or `import`. uid, user: who asked first. asked: the ACL asked
     for, None when none. gateway: the process that took the request (it alone may hold the credential). worker: who
     works at it. since: when its present state began (Unix seconds). joined: who else asked meanwhile, with their ACLs.
+    failed_in: the state in which it failed. failures: how the latest attempts of others failed, by uid, while they may not
+    have heard of it yet.
     """
 
     number: int
@@ -93,6 +105,8 @@ class Attempt:
     path: str | None = None
     format: str | None = None
     joined: Mapping[int, Access | None] = field(default_factory=dict)
+    failed_in: str | None = None
+    failures: Mapping[int, Failure] = field(default_factory=dict)
 
     def took_part(self, uid: int) -> bool:
         return uid == self.uid or uid in self.joined
@@ -101,6 +115,7 @@ class Attempt:
         data = dict(vars(self))
         data["asked"] = self.asked.to_json() if self.asked else None
         data["joined"] = [[uid, asked.to_json() if asked else None] for uid, asked in self.joined.items()]
+        data["failures"] = [[uid, *failure] for uid, failure in self.failures.items()]
         return data
 
     @classmethod
@@ -108,6 +123,7 @@ class Attempt:
         given = dict(data)
         given["asked"] = Access.from_json(given["asked"]) if given["asked"] else None
         given["joined"] = {uid: Access.from_json(asked) if asked else None for uid, asked in given["joined"]}
+        given["failures"] = {uid: Failure(*failure) for uid, *failure in given.get("failures", ())}
         return cls(**given)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from tests.catalog.gateway_fixture import ALICE, BOB, CAROL, SYSTEM, Content, InProcess
 
@@ -197,16 +200,63 @@ def test_who_has_a_password_does_not_fail_with_a_pull_that_somebody_began_withou
     assert len(site.registry.pulls) == 2
 
 
+def polled(site: InProcess, tag: str, logins: Mapping[int, str | None], rounds: int = 20) -> dict[int, list[str]]:
+    """What each user hears, to the end, when all poll in turn and the workers go on in between: the last answer of each."""
+    ended: dict[int, list[str]] = {}
+    for _ in range(rounds):
+        for uid, password in logins.items():
+            if uid not in ended:
+                login = {"site": f"{uid}:{password}"} if password else None
+                answer = site.pull(tag, uid, login=login, body={"private": True})
+                if answer["status"] in {"READY", "FAILURE"}:
+                    ended[uid] = [answer["status"], answer["status_message"]]
+        site.work()
+    return ended
+
+
 def test_a_wrong_password_is_tried_once_however_many_poll(site: InProcess) -> None:
-    site.pull("secret:1", BOB)
-    site.pull("secret:1", ALICE, login={"site": "a:wrong"})
+    ended = polled(site, "secret:1", {BOB: None, ALICE: "wrong", CAROL: "wrong too"})
+    assert {uid: status for uid, (status, _) in ended.items()} == dict.fromkeys((ALICE, BOB, CAROL), "FAILURE")
+    assert len(site.registry.pulls) == 3  # without one, and with each
+
+
+def test_who_waits_for_a_pull_that_somebody_began_with_a_wrong_password_has_one_with_his_own(site: InProcess) -> None:
+    bobs: Any = {"login": {"site": "b:wrong"}}
+    alices: Any = {"login": {"site": "a:pw"}, "body": {"private": True}}
+    site.pull("secret:1", BOB, **bobs)
+    assert site.pull("secret:1", ALICE, **alices)["status"] == "INIT"
     site.work()
-    assert site.pull("secret:1", ALICE, login={"site": "a:wrong"})["status"] == "INIT"
-    site.pull("secret:1", CAROL, login={"site": "c:wrong"})
+    assert site.pull("secret:1", ALICE, **alices)["status"] == "INIT"
+    refused = site.pull("secret:1", BOB, **bobs)
+    assert (refused["status"], "log in with shifterimg login" in refused["status_message"]) == ("FAILURE", True)
     site.work()
-    for uid in (ALICE, CAROL):
-        assert site.pull("secret:1", uid, login={"site": "x:wrong"})["status"] == "FAILURE"
+    assert site.pull("secret:1", ALICE, **alices)["status"] == "READY"
     assert len(site.registry.pulls) == 2
+    assert [status(site, "secret:1", uid) for uid in (ALICE, BOB)] == [200, 404]
+
+
+def test_a_failure_that_no_password_can_help_is_told_to_all_who_waited(site: InProcess) -> None:
+    site.registry.contents["secret"] = Content("secret", secret="pw", failure="no space left")
+    ended = polled(site, "secret:1", {BOB: "pw", ALICE: "pw", CAROL: None})
+    assert ended == {uid: ["FAILURE", "no space left"] for uid in (ALICE, BOB, CAROL)}
+    assert len(site.registry.pulls) == 1
+
+
+@given(st.lists(st.sampled_from([None, "wrong", "pw"]), min_size=1, max_size=5), st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_everybody_hears_how_it_ended_for_his_own_password_and_each_is_tried_once(
+    site: InProcess, passwords: list[str | None], number: int
+) -> None:
+    """However many wait for each other, with whatever they have: their polls end."""
+    tag, before = f"secret:{number}-{len(site.registry.pulls)}", len(site.registry.pulls)
+    logins = {ALICE + index: password for index, password in enumerate(passwords)}
+    ended = polled(site, tag, logins)
+    for uid, password in logins.items():
+        if password == "pw":
+            assert ended[uid][0] == "READY"
+        else:
+            assert ended[uid] == ["FAILURE", f"registry site refuses {tag}: log in with shifterimg login"]
+    assert len(site.registry.pulls) - before <= len(passwords)
 
 
 def test_who_proves_to_the_registry_that_he_may_read_a_private_image_is_added_to_it(site: InProcess) -> None:
