@@ -91,7 +91,7 @@ def setup(
     try:
         if "sshd" in arguments:
             sshd.inject(
-                injected, os.environ.get("SPANK_SHIFTER_SSHKEY", ""),
+                injected, os.environ.get("SPANK_SHIFTER_SSHKEY", ""), conf,
                 user=user, uid=uid, gid=gid, port=number(arguments, "sshd"), nodes=nodes,
                 environment=image_environment(conf, request),
             )  # fmt: skip

@@ -7,6 +7,8 @@ rights that the user's own processes lack. The programs are the site's (wlm/sshd
 of their own, so any image will do. `stop` ends it and all that was started through it.
 """
 
+import errno
+import fcntl
 import os
 import time
 
@@ -49,11 +51,13 @@ def keys(munge_socket: "str | None" = None) -> str:
 
 
 def inject(
-    directory: str, sealed: str, *, user: str, uid: int, gid: int, port: int, nodes: str, environment: "list[str]"
-) -> None:
+    directory: str, sealed: str, conf: "Udiroot", *,
+    user: str, uid: int, gid: int, port: int, nodes: str, environment: "list[str]",
+) -> None:  # fmt: skip
     """Fills `directory` (root's, 0700) with what the container gets. Raises UserMistake for a credential that is not
     this user's.
     """
+    from wlm import session
     from wlm.sealed import unseal
 
     try:
@@ -72,13 +76,20 @@ def inject(
         f"{JOB}/authorized_keys": (public, 0o644),
         f"{JOB}/host_key": (host_private, 0o600),
         f"{JOB}/known_hosts": (f"* {host_key}\n", 0o644),
-        f"{JOB}/sshd_config": (sshd_config(user, port, own_addresses(), environment), 0o644),
         "/etc/ssh/ssh_config": (ssh_config(user, port, names), 0o644),
     }
+    account = session.account(uid, conf)
+    if account is not None and os.path.exists(f"{conf.opt_udi_image}/ssh/sh"):  # not in bundles of an earlier version
+        files[f"{JOB}/shell"] = session.shell(account.shell or "/bin/sh", f"{PROGRAMS}/sh", environment), 0o755
+        files["/etc/passwd"] = session.passwd(account, f"{JOB}/shell", conf), 0o644
+        loader = session.loader_variables(environment)
+        environment = [item for item in environment if item not in loader]
+    files[f"{JOB}/sshd_config"] = sshd_config(user, port, own_addresses(), environment), 0o644
     for name, (text, mode) in files.items():
         path = directory + name
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
             os.fchmod(file.fileno(), mode)
             if mode == 0o600:
@@ -135,12 +146,15 @@ def munge_socket() -> "str | None":
 
 
 def start(conf: "Udiroot", state: State, request: "JobRequest", *, user: str, uid: int, gid: int, port: int) -> int:
-    """Starts the sshd as the user and returns its pid once it answers. Raises NodeFault with what it said."""
+    """Starts the sshd as the user and returns its pid once it answers. Raises NodeFault with what it said, UserMistake
+    where it is the image that keeps it from running.
+    """
     environment = {"PATH": "/usr/bin:/bin", "SHIFTER_IMAGE": request.identifier, "SHIFTER_IMAGETYPE": request.kind}
     environment["SHIFTER_VOLUME"] = request.volume_text()
     if request.modules is not None:
         environment["SHIFTER_MODULE"] = request.module_text()
-    argv = [f"{conf.udi_root_path}/bin/shifter", f"{PROGRAMS}/sshd", "-D", "-e", "-f", f"{JOB}/sshd_config"]
+    argv = [f"{conf.udi_root_path}/bin/shifter", "--unset-env=LD_*,GLIBC_TUNABLES"]
+    argv += [f"{PROGRAMS}/sshd", "-D", "-e", "-f", f"{JOB}/sshd_config"]
     log = f"{state.directory}/{state.job}.sshd.log"
     child = os.fork()
     if child == 0:
@@ -154,7 +168,10 @@ def start(conf: "Udiroot", state: State, request: "JobRequest", *, user: str, ui
             with open(log, encoding="utf-8", errors="replace") as file:
                 lines = file.read().strip().splitlines()
             stop(conf, state)
-            raise NodeFault(f"the sshd did not start: {lines[-1] if lines else 'it said nothing'}")
+            said = lines[-1] if lines else "it said nothing"
+            if said.startswith("shifter: cannot ") and f": {os.strerror(errno.EACCES)}" in said:
+                raise UserMistake("the sshd cannot run in this image: its directories are closed to its user")
+            raise NodeFault(f"the sshd did not start: {said}")
         time.sleep(0.005)
     return child
 
@@ -162,8 +179,9 @@ def start(conf: "Udiroot", state: State, request: "JobRequest", *, user: str, ui
 def _become(argv: "list[str]", environment: "dict[str, str]", log: str, user: str, uid: int, gid: int) -> None:
     """In the child: becomes the user and the program. Never returns."""
     try:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        empty = os.open("/dev/null", os.O_RDONLY)
+        # Slurm may have started us with 0, 1 or 2 closed: neither file may get such a number, or the other's copy closes it.
+        output = fcntl.fcntl(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), fcntl.F_DUPFD, 3)
+        empty = fcntl.fcntl(os.open("/dev/null", os.O_RDONLY), fcntl.F_DUPFD, 3)
         os.setsid()
         os.chdir("/")
         for source, target in ((empty, 0), (output, 1), (output, 2)):

@@ -20,8 +20,10 @@ PROGRAMS = {
     "ssh": ("/usr/bin/ssh",),
     "ssh-keygen": ("/usr/bin/ssh-keygen",),
     "scp": ("/usr/bin/scp",),
+    "sh": ("/bin/dash", "/bin/sh"),  # for images without a shell, see wlm/session.py
     "sftp-server": ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server"),
 }
+RPATH = ("--force-rpath", "--set-rpath", f"{PLACE}/lib")  # before LD_LIBRARY_PATH, which an image may set
 COMMANDS = ("ssh", "scp")  # linked into /opt/udiImage/bin, for siteEnvAppend PATH=/opt/udiImage/bin
 
 
@@ -41,10 +43,10 @@ def bundle(udi_image: Path) -> None:
             if source is None:
                 raise BundleFailed(f"no {candidates[0]} here: install openssh-server and openssh-client")
             loader = _collect(source, fresh / name, fresh / "lib")
-            _patch(fresh / name, "--set-interpreter", f"{PLACE}/lib/{loader}", "--set-rpath", f"{PLACE}/lib")
+            _patch(fresh / name, "--set-interpreter", f"{PLACE}/lib/{loader}", *RPATH)
         for library in sorted((fresh / "lib").iterdir()):
             if not library.name.startswith("ld-"):  # the loader itself needs nothing and must not be touched
-                _patch(library, "--set-rpath", f"{PLACE}/lib")
+                _patch(library, *RPATH)
         if place.exists():
             shutil.rmtree(place)
         fresh.rename(place)

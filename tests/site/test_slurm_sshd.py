@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import pytest
 
 from sim.cluster import ClusterError, until
 from tests.requires import requires
+from tests.site import mpi_image
 from tests.site.slurm_jobs import ALICE, BOB, Jobs, slurm_site
 from wlm.sshd_bundle import bundle
 
-pytestmark = [pytest.mark.slurm, requires("sshd", "ssh-keygen", "patchelf"), pytest.mark.xdist_group("sshd")]
+pytestmark = [pytest.mark.slurm, requires("sshd", "ssh-keygen", "patchelf", "umoci"), pytest.mark.xdist_group("sshd")]
 
 JOIN = ("--exclusive", "--image=busybox:1")
 HIERARCHY = Path("/sys/fs/cgroup/memory")
@@ -43,6 +45,8 @@ def jobs(udi_image: Path, hook: Path) -> Iterator[Jobs]:
     if HIERARCHY.is_dir():
         MEMORY.mkdir()
     with slurm_site(2, spank=SPANK.format(hook=hook, memory=MEMORY), udiroot=udiroot) as found:
+        passwd = found.site.directory / "etc" / "shifter_etc_files" / "passwd"
+        passwd.write_text(passwd.read_text().replace(":/bin/sh\n", ":/bin/bash\n"))  # which busybox:1 has not
         yield found
     if MEMORY.is_dir():
         MEMORY.rmdir()
@@ -59,6 +63,64 @@ def test_ssh_from_inside_lands_inside_the_other_nodes_container(jobs: Jobs) -> N
     output = jobs.done(f'shifter sh -c "{script}"', "-N2", "-w", "n1,n2", *JOIN)
     there = jobs.cluster.on_node("n2", ["readlink", "/proc/1/ns/mnt"]).stdout
     assert output == f"n2\n{ALICE}\nID=busybox\n{there}"
+
+
+def push(jobs: Jobs, name: str, tree: Path, *environment: str, mode: int = 0o755) -> None:
+    """Has an image of busybox, `tree` over it and these NAME=VALUE pulled; its root directory has `mode`."""
+    tree.chmod(mode)
+    layout = jobs.site.directory / "oci" / name
+    layout.parent.mkdir(exist_ok=True)
+    mpi_image.layout(layout, tree)
+    for item in environment:
+        subprocess.run(["umoci", "config", "--image", f"{layout}:latest", f"--config.env={item}"], check=True)
+    jobs.site.push(f"{layout}:latest", f"{name}:1")
+    jobs.pull(f"{name}:1")
+
+
+def test_ssh_lands_in_an_image_without_any_shell(jobs: Jobs, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    for name in ("sh", "ash", "bash", "hush"):
+        (tmp_path / "bin" / f".wh.{name}").touch()
+    push(jobs, "shellless", tmp_path)
+    script = "shifter ssh n2 /bin/hostname; shifter ssh n2 'for n in a b; do echo $n $SHELL; done'"
+    output = jobs.done(script, "-N2", "-w", "n1,n2", "--exclusive", "--image=shellless:1")
+    assert output == "n2\na /opt/udiImage/ssh/sh\nb /opt/udiImage/ssh/sh\n"
+
+
+def test_an_image_that_is_closed_to_its_user_fails_the_job_and_drains_no_node(jobs: Jobs, tmp_path: Path) -> None:
+    push(jobs, "closed", tmp_path, mode=0o700)
+    job = jobs.sbatch("true", "-N1", "-w", "n1", "--exclusive", "--image=closed:1")
+    assert jobs.wait(job) in ("FAILED", "CANCELLED")
+    assert "the sshd cannot run in this image: its directories are closed to its user" in jobs.output(job)
+
+
+def test_the_shell_of_a_session_is_the_users_where_the_image_has_it_else_the_images(jobs: Jobs, tmp_path: Path) -> None:
+    assert jobs.done("shifter ssh n1 'echo $SHELL'", "-N1", "-w", "n1", *JOIN) == "/bin/sh\n"
+    (tmp_path / "bin").mkdir()
+    bash = tmp_path / "bin" / "bash"
+    bash.write_text('#!/bin/sh\necho bash $1\nexec /bin/sh "$@"\n')
+    bash.chmod(0o755)
+    push(jobs, "withbash", tmp_path)
+    (jobs.scratch / "words").write_text("echo $SHELL again\n")
+    script = "shifter ssh n1 'echo $SHELL'; shifter ssh n1 < words"
+    output = jobs.done(script, "-N1", "-w", "n1", "--exclusive", "--image=withbash:1")
+    assert output == "bash -c\n/bin/bash\nbash -l\n/bin/bash again\n"
+
+
+def test_libraries_that_an_image_sets_for_its_programs_do_not_reach_the_sshd(jobs: Jobs, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "bad").mkdir(parents=True)
+    for name in ("libcrypto.so.3", "libc.so.6", "libz.so.1"):
+        (tree / "bad" / name).write_text("no library\n")
+    # A library that is preloaded and needs one that is not there ends every program.
+    for name, options in (("libgone.so", []), ("libpreloaded.so", ["-Wl,--no-as-needed", f"-L{tmp_path}", "-lgone"])):
+        argv = ["gcc", "-shared", "-o", str(tmp_path / name), "-x", "c", "/dev/null", "-x", "none", *options]
+        subprocess.run(argv, check=True)
+    shutil.copyfile(tmp_path / "libpreloaded.so", tree / "bad" / "libpreloaded.so")
+    push(jobs, "preloads", tree, "LD_LIBRARY_PATH=/bad", "LD_PRELOAD=/bad/libpreloaded.so")
+    script = "shifter --unset-env=LD_PRELOAD ssh n1 'echo $LD_PRELOAD $LD_LIBRARY_PATH'"
+    output = jobs.done(script, "-N1", "-w", "n1", "--exclusive", "--image=preloads:1")
+    assert output == "/bad/libpreloaded.so /bad\n"
 
 
 def test_ssh_carries_files_and_the_images_environment(jobs: Jobs) -> None:
