@@ -339,7 +339,7 @@ def serving(config: Path, *, environment: Mapping[str, str] | None = None) -> It
             process.stdout.close()
 
 
-def wait_for(condition: Callable[[], Any], *, seconds: float = 20.0, what: str = "it") -> Any:
+def wait_for(condition: Callable[[], Any], *, seconds: float = 60.0, what: str = "it") -> Any:
     """The first true value of `condition`, asked often; fails the test when there is none in time."""
     end = time.monotonic() + seconds
     pause = threading.Event()
