@@ -170,10 +170,17 @@ def remove(session: Session) -> int:
             answers.append(session.gateway.remove(image.kind, image.tag))
             if not session.command.has("json"):
                 print(f"removed {image}")
+                _unsettled(answers[-1])
     finally:  # what is gone is said, also when the next one could not be removed
         if session.command.has("json"):
             _json(answers)
     return 0
+
+
+def _unsettled(answer: dict[str, Any]) -> None:
+    """Says when nodes do not know of a change yet: who was shut out could still start the image there."""
+    if answer.get("settled") is False:
+        print(f"shifterimg: note: {answer.get('status_message') or 'not all nodes know it yet'}", file=sys.stderr)
 
 
 def acl(session: Session) -> int:
@@ -187,6 +194,7 @@ def acl(session: Session) -> int:
     if session.command.has("json"):
         return _json(answer)
     print(f"{image}: {'private' if answer.get('private') else 'public'}")
+    _unsettled(answer)
     if answer.get("private"):
         print("users:  " + (", ".join(_named(uid, _user_name) for uid in _ids(answer.get("userACL"))) or "none"))
         print("groups: " + (", ".join(_named(gid, _group_name) for gid in _ids(answer.get("groupACL"))) or "none"))
@@ -253,6 +261,7 @@ def expire(session: Session) -> int:
         raise NotFound(f"{image}: no such image")
     if answer.get("status") is not True:
         raise _not_administrator()
+    _unsettled(answer)
     return _json(answer) if session.command.has("json") else _say(f"expired {image}")
 
 

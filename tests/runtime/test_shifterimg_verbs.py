@@ -150,6 +150,22 @@ def test_rm_removes_each_image_named(site: Site, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == "removed docker:a:1\nremoved custom:b:latest\n"
 
 
+@pytest.mark.parametrize("words", [("rm", "a:1"), ("acl", "a:1"), ("expire", "a:1")])
+def test_a_change_that_nodes_do_not_know_yet_is_said_to_be_so(
+    words: tuple[str, str], site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later = {
+        "status": True,
+        "settled": False,
+        "status_message": "recorded; the nodes are told as soon as they can be reached",
+    }
+    with site(lambda _: (200, later)):
+        assert shifterimg.main(list(words)) == 0
+    told = capsys.readouterr()
+    assert told.err == "shifterimg: note: recorded; the nodes are told as soon as they can be reached\n"
+    assert "a:1" in told.out
+
+
 def test_rm_of_anothers_image_is_status_3_with_the_reason(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     with site(lambda _: (403, {"error": "docker:a:1 was pulled by alice; only alice or an administrator removes it"})):
         assert shifterimg.main(["rm", "a:1"]) == 3
