@@ -81,3 +81,17 @@ def test_the_pbs_pair_reads_variables_and_hosts_from_qstat(jobs: Jobs, tmp_path:
     program.write_text(QSTAT.format(first="b" * 30, rest="b" * 34, volume=""))
     assert on_node(jobs, "prologue.pbs", "99.server", "daemon", "daemon", path=str(tmp_path)).returncode == 1
     assert on_node(jobs, "epilogue.pbs", "99.server", "daemon", "daemon").returncode == 0
+
+
+@pytest.mark.parametrize("comma", [",", "\\,"], ids=["Torque", "PBS Pro"])
+def test_a_pbs_variable_keeps_the_commas_of_its_value(tmp_path: Path, comma: str) -> None:
+    facts = f"Job Id: 7\n    exec_host = n1/0\n    Variable_List = A=1,SHIFTER_MODULE=mpich{comma}gpu,\n\tB=x=y{comma}z,C=\n"
+    (tmp_path / "facts").write_text(facts)
+    programs = {"qstat": "cat {0}/facts", "prolog.generic": "cat > {0}/seen", "prologue.pbs": ""}
+    for name, body in programs.items():
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\n{body.format(tmp_path)}\n" if body else (SCRIPTS / name).read_text())
+        program.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run([tmp_path / "prologue.pbs", "7.server", "daemon", "daemon"], env=environment, check=True)
+    assert (tmp_path / "seen").read_text() == "A=1\nSHIFTER_MODULE=mpich,gpu\nB=x=y,z\nC=\n"
