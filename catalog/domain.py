@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from eventsourcing.domain import Aggregate
 
 from catalog.acl import Access, granted
-from catalog.record import ANSWER_WITHIN, Attempt, Failure, Image, Record, changed
+from catalog.record import Attempt, Image, Record, begun, changed
 from catalog.reference import Reference
 from catalog.states import Action, NotAllowed, Stage, State, check
 
@@ -85,7 +85,7 @@ class ImageReference(Aggregate):
         location: str
 
         def fold(self, record: Record) -> Record:
-            return changed(record, state=State.INIT, attempt=_attempt(self, record, "pull"))
+            return changed(record, state=State.INIT, attempt=begun(self, record, "pull"))
 
     class PullJoined(Event):
         """Somebody else asked for what is being pulled already."""
@@ -172,7 +172,7 @@ class ImageReference(Aggregate):
         format: str
 
         def fold(self, record: Record) -> Record:
-            return changed(record, state=State.INIT, attempt=_attempt(self, record, "import"))
+            return changed(record, state=State.INIT, attempt=begun(self, record, "import"))
 
     class ImportCompleted(PullCompleted):
         """As PullCompleted, for an import."""
@@ -461,41 +461,6 @@ class ImageReference(Aggregate):
                 f"{self.record.reference} is another worker's ({current.worker}, attempt {current.number})"
             )
         return current
-
-
-def _attempt(event: Any, record: Record, kind: str) -> Attempt:
-    at = event.timestamp.timestamp()
-    return Attempt(
-        number=record.attempt.number + 1 if record.attempt else 1,
-        kind=kind,
-        uid=event.uid,
-        user=event.user,
-        gid=event.gid,
-        asked=Access.from_json(event.asked) if event.asked else None,
-        admin=event.admin,
-        credentialed=getattr(event, "credentialed", False),
-        gateway=event.gateway,
-        location=getattr(event, "location", ""),
-        since=at,
-        started=at,
-        path=getattr(event, "path", None),
-        format=getattr(event, "format", None),
-        failures=_failures(record, event.uid, at),
-    )
-
-
-def _failures(record: Record, uid: int, at: float) -> dict[int, Failure]:
-    """What an attempt that `uid` begins at `at` keeps of how those before it failed: each one's latest, for as long as he may
-    ask for it.
-    """
-    before = record.attempt
-    if before is None:
-        return {}
-    kept = dict(before.failures)
-    if record.state is State.FAILURE and before.reason is not None:
-        kept[before.uid] = Failure(before.number, before.reason, before.since)
-    kept.pop(uid, None)  # who asks again has heard of it
-    return {one: failure for one, failure in kept.items() if abs(at - failure.at) <= ANSWER_WITHIN}
 
 
 EVENTS: tuple[type[ImageReference.Event], ...] = (

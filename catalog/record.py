@@ -188,3 +188,39 @@ class Record:
         given["image"] = Image.from_json(given["image"]) if given["image"] else None
         given["access"] = Access.from_json(given["access"]) if given["access"] else None
         return cls(**given)
+
+
+def begun(event: Any, record: Record, kind: str) -> Attempt:
+    """The attempt that a wish begins: `event` is the wish (catalog.domain), `kind` pull or import."""
+    at = event.timestamp.timestamp()
+    return Attempt(
+        number=record.attempt.number + 1 if record.attempt else 1,
+        kind=kind,
+        uid=event.uid,
+        user=event.user,
+        gid=event.gid,
+        asked=Access.from_json(event.asked) if event.asked else None,
+        admin=event.admin,
+        credentialed=getattr(event, "credentialed", False),
+        gateway=event.gateway,
+        location=getattr(event, "location", ""),
+        since=at,
+        started=at,
+        path=getattr(event, "path", None),
+        format=getattr(event, "format", None),
+        failures=_failures(record, event.uid, at),
+    )
+
+
+def _failures(record: Record, uid: int, at: float) -> dict[int, Failure]:
+    """What an attempt that `uid` begins at `at` keeps of how those before it failed: each one's latest, for as long as he may
+    ask for it.
+    """
+    before = record.attempt
+    if before is None:
+        return {}
+    kept = dict(before.failures)
+    if record.state is State.FAILURE and before.reason is not None:
+        kept[before.uid] = Failure(before.number, before.reason, before.since)
+    kept.pop(uid, None)  # who asks again has heard of it
+    return {one: failure for one, failure in kept.items() if abs(at - failure.at) <= ANSWER_WITHIN}
