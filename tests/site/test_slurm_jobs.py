@@ -12,6 +12,7 @@ import pytest
 
 import wlm.install
 from sim.cluster import until
+from tests.requires import lack
 from tests.site.slurm_jobs import BOB, Jobs, slurm_site
 from tests.site.slurm_opens import opens
 
@@ -377,5 +378,5 @@ def test_a_job_opens_the_image_once_a_node_however_many_steps_and_tasks(jobs: Jo
         with opens(image) as seen:
             jobs.done("srun -n8 shifter true; srun shifter true; shifter true", "-N4", *JOIN)
     except OSError as error:
-        pytest.skip(f"this kernel does not tell of opens: {error}")
+        lack(f"this kernel does not tell of opens: {error}")
     assert len(seen) == 4
