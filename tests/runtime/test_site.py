@@ -1,4 +1,4 @@
-"""What a site puts into every container: siteFs, modules, hooks, copies, /etc, node caches; and what a user may make of it."""
+"""What a site puts into every container: siteFs, modules, hooks, copies, /etc; and what a user may make of it."""
 
 import json
 import os
@@ -334,65 +334,6 @@ def test_the_older_record_is_read_where_there_is_no_newer(node: Node) -> None:
     assert node.start("--image=id:old", "-w", "sh", "-c", "pwd; echo $A", uid=1).stdout == "/usr\nB\n"
     (node.directory / "images/old.meta").write_text("FORMAT: squashfs\nUSERACL: 1\nENV: A=x\nUSERACL: 65534\n")
     assert "USERACL stands twice" in only_line(node.start("--image=id:old", "true"))
-
-
-@requires("mkfs.xfs")
-class TestNodeCache:
-    """perNodeCache: the user's own file system, as large as asked for, gone with the start."""
-
-    def cached(self, node: Node, **settings: str) -> Path:
-        path = directory(node, "backing")
-        path.chmod(0o700)
-        node.configure(perNodeCachePath=str(path), **settings)
-        return path
-
-    def test_it_is_writable_of_the_size_asked_for_and_leaves_nothing(self, node: Node) -> None:
-        backing = self.cached(node)
-        out = said(
-            node, "echo mine > /cache/note && cat /cache/note; stat -f -c '%S %b' /cache; stat -c %u /cache",
-            "-V", "/any:/cache:perNodeCache=size=400m",
-        ).split()  # fmt: skip
-        assert out[0] == "mine"
-        assert 0.8 * 400 * 2**20 < int(out[1]) * int(out[2]) <= 400 * 2**20
-        assert out[3] == str(NOBODY)
-        assert list(backing.iterdir()) == []
-
-    def test_a_crash_leaves_nothing_either(self, node: Node) -> None:
-        backing = self.cached(node)
-        process = subprocess.Popen(
-            [str(node.shifter), "--image=id:tiny", "-V", "/a:/cache:perNodeCache=size=400m", "sh", "-c", "echo up; cat"],
-            user=NOBODY, group=NOBODY, extra_groups=[], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/",
-        )  # fmt: skip
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"up\n"
-        assert any(str(backing) in line for line in node.leftovers())
-        process.kill()
-        process.communicate()
-        assert list(backing.iterdir()) == []
-        assert [line for line in node.leftovers() if str(backing) in line] == []
-
-    def test_each_start_has_its_own(self, node: Node) -> None:
-        self.cached(node)
-        assert said(node, "ls /cache; touch /cache/x", "-V", "/a:/cache:perNodeCache=size=400m") == ""
-        assert said(node, "ls /cache", "-V", "/a:/cache:perNodeCache=size=400m") == ""
-
-    @pytest.mark.parametrize(
-        ("flag", "message"),
-        [
-            ("size=2g", "this system allows 1073741824: ask for less"),
-            ("size=1m", "is 1048576 bytes enough?"),
-            ("size=400m,fs=ext4", "fs=ext4: this system has xfs"),
-            ("size=400m,method=file", "only loop is known"),
-            ("size=lots", "'lots' is not a positive number"),
-        ],
-    )
-    def test_what_cannot_be(self, node: Node, flag: str, message: str) -> None:
-        self.cached(node, perNodeCacheSizeLimit="1g")
-        assert message in only_line(node.start("--image=id:tiny", "-V", f"/a:/cache:perNodeCache={flag}", "true"))
-
-    def test_a_site_without_a_place_for_it(self, node: Node) -> None:
-        done = node.start("--image=id:tiny", "-V", "/a:/cache:perNodeCache=size=1g", "true")
-        assert "perNodeCache is not configured on this system" in only_line(done)
 
 
 def test_deprecated_settings_are_accepted_and_warned_of(node: Node) -> None:
