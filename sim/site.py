@@ -79,7 +79,10 @@ class Site:
         directory = directory.resolve()
         _check(directory, munge_socket)
         layout = Layout(directory)
-        layout.make_directories()
+        try:
+            layout.make_directories()
+        except OSError as error:
+            raise SiteError(f"cannot make a site in {directory}: {error.strerror}: choose another --dir") from error
         with _locked(layout):
             record = _load(layout)
             if record and _is_whole(record):
